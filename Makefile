@@ -1,0 +1,42 @@
+# The same targets for people and for CI. `make demo` and `make test` need nothing run before them.
+PYTHON ?= python3
+BIN := .venv/bin
+KEEP ?=
+
+.PHONY: demo test check bench debian clean lock
+
+demo: debian .venv/ready
+	$(BIN)/python -m tests.lab.demo $(if $(KEEP),--keep)
+
+test: debian .venv/ready check
+	$(BIN)/pytest
+
+check: .venv/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: debian .venv/ready
+	$(BIN)/python -m bench.decode
+	$(BIN)/python -m bench.insert
+
+# Debian packages: installed when root, named when not.
+debian:
+	@sh deploy/debian-packages.sh
+
+.venv/ready: requirements/dev.txt pyproject.toml | debian
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --require-hashes --requirement requirements/dev.txt
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+
+# Versions with hashes and without any index address.
+lock:
+	$(BIN)/python -m pip install --quiet pip-tools
+	$(BIN)/pip-compile --quiet --strip-extras --allow-unsafe --generate-hashes \
+	  --no-emit-index-url --no-emit-find-links --no-emit-trusted-host \
+	  --all-extras --output-file requirements/dev.txt pyproject.toml requirements/build.in
+
+clean:
+	rm -rf build .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,1 @@
+"""Stored rows in, answers with totals and a completeness figure out."""

@@ -1,0 +1,1 @@
+"""Runs on edge routers: packets and kernel counters in, durable record batches out."""

@@ -1,0 +1,193 @@
+"""A TOML file in, a frozen `Config` out, or every error at once with the path of its key."""
+
+from __future__ import annotations
+
+import ipaddress
+import tomllib
+from dataclasses import field
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from collector.wire import addr
+
+DEFAULT_PATH: Final = Path("/etc/tallyhold/collector.toml")
+_STRICT: Final = ConfigDict(extra="forbid", frozen=True)
+
+
+class ConfigError(ValueError):
+    """The configuration cannot be used; `problems` has one line for each error found."""
+
+    def __init__(self, path: Path, problems: list[str]) -> None:
+        lines = "\n".join(f"  {problem}" for problem in problems)
+        super().__init__(f"{path}: {len(problems)} problem(s)\n{lines}")
+        self.problems = problems
+
+
+def _prefix(text: str) -> str:
+    return str(ipaddress.ip_network(text))
+
+
+def _hosted(text: str) -> str:
+    host, _, port = text.rpartition(":")
+    ipaddress.ip_address(host.strip("[]"))
+    if not 0 <= int(port) <= 65535:
+        raise ValueError("the port is not 0 to 65535")
+    return text
+
+
+Prefix = Annotated[str, AfterValidator(_prefix)]
+Endpoint = Annotated[str, AfterValidator(_hosted)]
+Port = Annotated[int, Field(ge=1, le=65535)]
+Ports = Annotated[tuple[Port, ...], Field(max_length=16)]
+"""Sixteen ports a protocol: the capture filter has room for 4,096 instructions."""
+Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]{0,62}[a-z0-9])?$")]
+
+
+@dataclass(config=_STRICT)
+class Access:
+    """Where the subscribers are. `interfaces` may end in `*`; prefixes are inside addresses."""
+
+    interfaces: Annotated[tuple[str, ...], Field(min_length=1, max_length=64)]
+    prefixes: Annotated[tuple[Prefix, ...], Field(min_length=1, max_length=256)]
+    ipv6_prefix_len: Annotated[int, Field(ge=32, le=128)] = 64
+
+    def networks(self) -> tuple[tuple[bytes, int], ...]:
+        """(base address in 16 bytes, prefix length in 128 bits) of every prefix."""
+        found = []
+        for text in self.prefixes:
+            net = ipaddress.ip_network(text)
+            extra = 96 if net.version == 4 else 0
+            found.append((addr.pack(net.network_address), net.prefixlen + extra))
+        return tuple(found)
+
+
+@dataclass(config=_STRICT)
+class Control:
+    """Where the NAS speaks RADIUS and voice signalling passes, besides the access side."""
+
+    interfaces: Annotated[tuple[str, ...], Field(max_length=64)] = ()
+    radius_ports: Ports = (1813,)
+    radius_secrets: Annotated[dict[str, Path], Field(max_length=4096)] = field(default_factory=dict)
+    sip_ports: Ports = (5060,)
+    numbering_region: Annotated[str, Field(pattern="^[A-Z]{2}$")] = "GB"
+    subscriber_from: tuple[str, ...] = ("cui", "user_name")
+    interim_s: Annotated[int, Field(ge=1, le=86_400)] = 600
+
+
+@dataclass(config=_STRICT)
+class Hosts:
+    """Ports on which handshakes are read; what the names are used for is a policy elsewhere."""
+
+    dns_ports: Ports = (53,)
+    tls_ports: Ports = (443,)
+    http_ports: Ports = (80,)
+    quic_ports: Ports = (443,)
+
+
+@dataclass(config=_STRICT)
+class Timing:
+    """Lengths of time in seconds. `dump_s` is how often long flows are read."""
+
+    window_s: Annotated[int, Field(ge=1, le=3600)] = 300
+    dump_s: Annotated[float, Field(ge=0.5, le=300)] = 60.0
+
+
+@dataclass(config=_STRICT)
+class Spool:
+    """The only queue: a folder on a local disk, bounded in bytes."""
+
+    folder: Path = Path("/var/lib/tallyhold/spool")
+    max_bytes: Annotated[int, Field(ge=1_000_000, le=10**13)] = 4_000_000_000
+
+
+@dataclass(config=_STRICT)
+class Uplink:
+    """The aggregator, and the key pair that says who this collector is."""
+
+    url: Annotated[str, Field(pattern=r"^https://[^/\s]+$")]
+    ca: Path
+    cert: Path
+    key: Path
+    timeout_s: Annotated[float, Field(ge=1, le=600)] = 30.0
+
+
+@dataclass(config=_STRICT)
+class Metrics:
+    """Where Prometheus scrapes."""
+
+    listen: Endpoint = "127.0.0.1:9464"
+
+
+@dataclass(config=_STRICT)
+class Limits:
+    """Table sizes; each table evicts and counts beyond its limit."""
+
+    receive_buffer_bytes: Annotated[int, Field(ge=65_536, le=2**30)] = 32 * 2**20
+    max_sessions: Annotated[int, Field(ge=1, le=10**7)] = 262_144
+    max_calls: Annotated[int, Field(ge=1, le=10**6)] = 65_536
+    max_flows: Annotated[int, Field(ge=1, le=10**7)] = 1_048_576
+
+
+@dataclass(config=_STRICT)
+class Config:
+    """Everything a collector needs to know; `name` is also the common name of its certificate."""
+
+    name: Name
+    access: Access
+    uplink: Uplink
+    control: Control = field(default_factory=Control)
+    hosts: Hosts = field(default_factory=Hosts)
+    timing: Timing = field(default_factory=Timing)
+    spool: Spool = field(default_factory=Spool)
+    metrics: Metrics = field(default_factory=Metrics)
+    limits: Limits = field(default_factory=Limits)
+
+
+_ADAPTER: Final = TypeAdapter(Config)
+
+
+def load(path: Path) -> Config:
+    """Read and check a configuration file; raises ConfigError with all its problems."""
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(
+            path, ["no such file; copy deploy/examples/collector.toml and edit it"]
+        ) from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(path, [str(error)]) from None
+    return parse(data, path)
+
+
+def parse(data: dict[str, Any], path: Path) -> Config:
+    """Check TOML that is already read; `path` names it in errors."""
+    try:
+        config = _ADAPTER.validate_python(data)
+    except ValidationError as error:
+        raise ConfigError(path, [_line(each) for each in error.errors()]) from None
+    missing = [
+        f"uplink.{name}: no such file {getattr(config.uplink, name)}"
+        for name in ("ca", "cert", "key")
+        if not getattr(config.uplink, name).is_file()
+    ]
+    if missing:
+        raise ConfigError(path, missing)
+    return config
+
+
+def dump(config: Config) -> dict[str, Any]:
+    """The effective settings, defaults included, as plain values."""
+    plain: dict[str, Any] = _ADAPTER.dump_python(config, mode="json")
+    return plain
+
+
+def _line(error: Any) -> str:
+    where = ".".join(str(part) for part in error["loc"])
+    if error["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        return f"{where}: unknown key"
+    if error["type"] in ("missing", "missing_argument"):
+        return f"{where}: missing"
+    return f"{where}: {error['msg'].removeprefix('Value error, ')}"

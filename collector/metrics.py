@@ -1,0 +1,122 @@
+"""The collector's state in, what Prometheus scrapes out.
+
+The service replaces one immutable `Snapshot` a second; a scrape only ever reads the last one, so
+it never waits for the packet path nor disturbs it. No label carries a subscriber, an address, a
+host or a number: stages, outcomes, record classes, interfaces' roles and reasons only.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+from wsgiref.simple_server import WSGIServer
+
+from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector as RegistryCollector
+
+_PREFIX: Final = "tallyhold_collector"
+
+
+class MetricsUnavailable(OSError):
+    """The metrics address cannot be listened on; the message says what to change."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """One moment of the collector.
+
+    stages: per stage the counts of the conservation equation
+    (seen = recorded + ignored + lost + open). rows: records spooled by class. gaps: by
+    (stage, reason). spool: batches and rows by fate. gauges: plain values by name.
+    """
+
+    stages: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    rows: Mapping[str, int] = field(default_factory=dict)
+    gaps: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    spool: Mapping[str, int] = field(default_factory=dict)
+    octets: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    gauges: Mapping[str, float] = field(default_factory=dict)
+
+
+GAUGES: Final[dict[str, str]] = {
+    "spool_bytes": "bytes waiting in the spool",
+    "spool_batches": "batches waiting in the spool",
+    "spool_fill_ratio": "share of the spool's limit in use, 0 to 1",
+    "set_fill_ratio": "share of the fullest nftables set in use, 0 to 1",
+    "uplink_up": "1 when the last upload was acknowledged",
+    "uplink_last_receipt_timestamp_seconds": "when the aggregator last gave a receipt",
+    "window_end_timestamp_seconds": "end of the newest closed window",
+    "sessions_open": "access sessions open now",
+    "calls_open": "calls open now",
+    "start_timestamp_seconds": "when this collector started",
+}
+
+
+class Metrics(RegistryCollector):
+    """Serves the newest snapshot. Inert until `start`; `publish` may be called at any time."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self._address = (host, port)
+        self._snapshot = Snapshot()
+        self._server: WSGIServer | None = None
+        self._thread: threading.Thread | None = None
+
+    @property
+    def port(self) -> int:
+        """The port listened on; differs from the configured one only where that was 0."""
+        return self._server.server_port if self._server else self._address[1]
+
+    def publish(self, snapshot: Snapshot) -> None:
+        self._snapshot = snapshot
+
+    def start(self) -> None:
+        host, port = self._address
+        registry = CollectorRegistry()
+        registry.register(self)
+        try:
+            self._server, self._thread = start_http_server(port, host, registry)
+        except OSError as error:
+            raise MetricsUnavailable(
+                f"cannot listen on {host}:{port} for metrics: {error.strerror}; "
+                "stop what uses it or set metrics.listen to a free address"
+            ) from None
+
+    def stop(self) -> None:
+        if self._server and self._thread:
+            self._server.shutdown()
+            self._server.server_close()
+            self._thread.join()
+            self._server = self._thread = None
+
+    def collect(self) -> Iterator[Metric]:
+        now = self._snapshot
+        yield _counter(
+            "units",
+            "units by stage and outcome: seen = recorded + ignored + lost + open",
+            ("stage", "outcome"),
+            {(s, o): n for s, counts in now.stages.items() for o, n in counts.items()},
+        )
+        yield _counter(
+            "rows", "records spooled", ("record_class",), {(c,): n for c, n in now.rows.items()}
+        )
+        yield _counter("gaps", "gap records written", ("stage", "reason"), now.gaps)
+        yield _counter(
+            "octets", "bytes by source and direction", ("source", "direction"), now.octets
+        )
+        yield _counter(
+            "batches", "batches by fate", ("fate",), {(f,): n for f, n in now.spool.items()}
+        )
+        for name, value in now.gauges.items():
+            yield GaugeMetricFamily(f"{_PREFIX}_{name}", GAUGES[name], value=value)
+
+
+def _counter(
+    name: str, doc: str, labels: tuple[str, ...], values: Mapping[Any, int]
+) -> CounterMetricFamily:
+    family = CounterMetricFamily(f"{_PREFIX}_{name}", doc, labels=labels)
+    for key, value in values.items():
+        family.add_metric(list(key), float(value))
+    return family

@@ -1,0 +1,1 @@
+"""The contract between collectors and aggregators: record classes, batch envelope, codec."""

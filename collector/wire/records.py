@@ -1,0 +1,273 @@
+"""Record classes: the one description of every column that a collector writes.
+
+The codec, the aggregator's schema check and the generated reference all read this table, so a
+column exists in one place. Units end the names; times are integer nanoseconds UTC; intervals are
+half-open [start, end). `up` and `down` are seen from the subscriber and count layer-3 bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Final, Literal
+
+SCHEMA_VERSION: Final = 1
+
+ColumnType = Literal["id", "addr", "u8", "u16", "u32", "u64", "i64", "str"]
+"""`id` is 16 bytes of BLAKE2b; `addr` is 16 bytes, IPv4 mapped as ::ffff:a.b.c.d (RFC 4291
+section 2.5.5.2); a time of 0 means "not yet" or "unknown" as its column says."""
+
+MAX_STRING_BYTES: Final = 512
+"""Longest string column value. A host name is at most 253 octets (RFC 1035 section 2.3.4) and a
+RADIUS attribute at most 253 (RFC 2865 section 5); the rest is head room."""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column: its name, its type and what it says."""
+
+    name: str
+    type: ColumnType
+    doc: str
+
+
+@dataclass(frozen=True, slots=True)
+class RecordClass:
+    """One class of record: its name, its grain and its columns in order.
+
+    `key` names the columns whose values make the record's identity, so that a replay or a second
+    collector on the same traffic gives the same `record_id`. `time` is the column that places a
+    row in a partition and in an interval.
+    """
+
+    name: str
+    doc: str
+    time: str
+    key: tuple[str, ...]
+    columns: tuple[Column, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(column.name for column in self.columns)
+
+
+def record_id(class_name: str, *parts: bytes | str | int) -> bytes:
+    """Sixteen bytes that identify a record by what it describes, not by when it was written.
+
+    Every part is length-prefixed, so ("ab", "c") and ("a", "bc") differ.
+    """
+    digest = hashlib.blake2b(digest_size=16, person=class_name.encode()[:16])
+    for part in parts:
+        data = part if isinstance(part, bytes) else str(part).encode()
+        digest.update(len(data).to_bytes(4, "big"))
+        digest.update(data)
+    return digest.digest()
+
+
+_COMMON: Final = (
+    Column("record_id", "id", "deterministic identity of the record"),
+    Column("observed_ns", "i64", "when this version of the record was written"),
+)
+_WINDOW: Final = (
+    Column("start_ns", "i64", "start of the interval the row covers"),
+    Column("end_ns", "i64", "end of the interval the row covers, exclusive"),
+)
+_WHO: Final = (
+    Column("address", "addr", "the subscriber's inside address or the base of its prefix"),
+    Column("prefix_len", "u8", "prefix length of `address` in 128 bits: IPv4 host 128, IPv6 /64 64"),
+)
+
+USAGE = RecordClass(
+    "usage",
+    "volume of one address or prefix over one window, split where its binding changed",
+    "start_ns",
+    ("start_ns", "end_ns", "address", "prefix_len"),
+    (
+        *_COMMON,
+        *_WINDOW,
+        *_WHO,
+        Column("up_bytes", "u64", "layer-3 bytes sent by the subscriber"),
+        Column("down_bytes", "u64", "layer-3 bytes sent to the subscriber"),
+        Column("up_packets", "u64", "packets sent by the subscriber"),
+        Column("down_packets", "u64", "packets sent to the subscriber"),
+        Column("flows", "u32", "conntrack flows of the address that ended in the interval"),
+        Column("flags", "u32", "bit set of USAGE_* flags"),
+    ),
+)
+USAGE_ACROSS_RESTART: Final = 1
+"""The interval spans a time when no collector ran; the kernel kept counting, so bytes are exact."""
+USAGE_COUNTER_RESET: Final = 2
+"""The counter restarted inside the interval; a gap record says what cannot be known."""
+
+SESSION = RecordClass(
+    "session",
+    "one access session, sliced per UTC day; the newest version of a slice counts",
+    "slice_start_ns",
+    ("session_id", "slice_start_ns"),
+    (
+        *_COMMON,
+        Column("session_id", "id", "NAS, Acct-Session-Id and NAS boot epoch, hashed"),
+        Column("subscriber", "str", "opaque reference of the operator's own systems"),
+        Column("nas", "str", "NAS-Identifier, else NAS address"),
+        Column("acct_session_id", "str", "Acct-Session-Id (RFC 2866 section 5.5)"),
+        Column("nas_epoch", "u32", "counts the NAS's reboots as seen here"),
+        Column("line", "str", "NAS-Port-Id, else NAS-Port"),
+        Column("user_name", "str", "User-Name without its realm"),
+        Column("realm", "str", "realm of User-Name (RFC 7542)"),
+        Column("cui", "str", "Chargeable-User-Identity (RFC 4372)"),
+        Column("start_ns", "i64", "start of the whole session"),
+        Column("start_source", "str", "stated or derived"),
+        Column("slice_start_ns", "i64", "start of this day's slice"),
+        Column("slice_end_ns", "i64", "end of this day's slice; 0 while open"),
+        Column("end_min_ns", "i64", "the session lasted at least until; last proof while open"),
+        Column("end_max_ns", "i64", "the session ended at the latest; 0 unknown"),
+        Column("end_reason", "str", "empty while open, stated, or inferred:why"),
+        Column("up_octets", "u64", "the NAS's own count, gigawords included (RFC 2869 5.1)"),
+        Column("down_octets", "u64", "the NAS's own count, gigawords included"),
+        Column("terminate_cause", "i64", "Acct-Terminate-Cause as sent; -1 absent"),
+        Column("verified", "str", "authenticator: verified, unverified or bad"),
+        Column("acked", "u8", "1 when the accounting response was seen"),
+        Column("flags", "u32", "bit set of SESSION_* flags"),
+    ),
+)
+SESSION_OPEN_ACROSS_RESTART: Final = 1
+SESSION_COUNTERS_DISAGREE: Final = 2
+
+BINDING = RecordClass(
+    "binding",
+    "one interval in which a subscriber held an address or prefix, sliced per UTC day",
+    "valid_from_ns",
+    ("session_id", "address", "prefix_len", "valid_from_ns"),
+    (
+        *_COMMON,
+        Column("session_id", "id", "the session that holds the address"),
+        Column("subscriber", "str", "opaque reference of the operator's own systems"),
+        *_WHO,
+        Column("valid_from_ns", "i64", "start of the interval"),
+        Column("valid_to_ns", "i64", "end of the interval, exclusive; 0 while open"),
+        Column("certainty", "str", "certain, or bounded where an end was inferred"),
+        Column("source", "str", "accounting, accept, dhcp, dhcpv6-pd or static"),
+    ),
+)
+
+MAPPING = RecordClass(
+    "mapping",
+    "one NAT mapping or port block",
+    "start_ns",
+    ("inside_address", "public_address", "protocol", "port_first", "start_ns"),
+    (
+        *_COMMON,
+        *_WINDOW,
+        Column("inside_address", "addr", "address before translation"),
+        Column("inside_port", "u16", "port before translation; 0 for a block"),
+        Column("public_address", "addr", "address after translation"),
+        Column("protocol", "u8", "IP protocol number; 0 for all"),
+        Column("port_first", "u16", "first public port"),
+        Column("port_last", "u16", "last public port, inclusive"),
+        Column("kind", "str", "flow, block or deterministic"),
+    ),
+)
+
+VISIT = RecordClass(
+    "visit",
+    "connections of one address to one host at one server within one window",
+    "start_ns",
+    ("start_ns", "address", "prefix_len", "host", "server", "server_port", "protocol"),
+    (
+        *_COMMON,
+        *_WINDOW,
+        *_WHO,
+        Column("host", "str", "host name in lower case, or an address literal; never more"),
+        Column("evidence", "str", "best evidence: tls, quic, http or dns"),
+        Column("server", "addr", "address of the server"),
+        Column("server_port", "u16", "port of the server"),
+        Column("protocol", "u8", "IP protocol number"),
+        Column("first_ns", "i64", "first seen in the window"),
+        Column("last_ns", "i64", "last seen in the window"),
+        Column("connections", "u32", "connections that began in the window"),
+        Column("up_bytes", "u64", "layer-3 bytes of those connections from the subscriber"),
+        Column("down_bytes", "u64", "layer-3 bytes of those connections to the subscriber"),
+        Column("flags", "u32", "bit set of VISIT_* flags"),
+    ),
+)
+VISIT_ECH: Final = 1
+"""The handshake carried Encrypted Client Hello, so `host` is the outer name only."""
+
+CALL = RecordClass(
+    "call",
+    "one call attempt, answered or not, as seen by one subscriber",
+    "start_ns",
+    ("call_hash", "start_ns", "address", "direction"),
+    (
+        *_COMMON,
+        Column("call_hash", "id", "Call-ID and From-tag, hashed"),
+        *_WHO,
+        Column("direction", "str", "out when the address called, in when it was called"),
+        Column("a_raw", "str", "calling number as sent"),
+        Column("a_e164", "str", "calling number in E.164 where valid, else empty"),
+        Column("b_raw", "str", "called number as sent"),
+        Column("b_e164", "str", "called number in E.164 where valid, else empty"),
+        Column("presentation", "str", "allowed or restricted (RFC 3323)"),
+        Column("start_ns", "i64", "first copy of the first INVITE"),
+        Column("ring_ns", "i64", "first 180; 0 none"),
+        Column("answer_ns", "i64", "first copy of the first 2xx to the INVITE; 0 none"),
+        Column("end_min_ns", "i64", "the call lasted at least until"),
+        Column("end_max_ns", "i64", "the call ended at the latest; 0 unknown"),
+        Column("talk_ms", "u64", "answer to end_min in milliseconds, rounded down"),
+        Column("disposition", "str", "ANSWERED, BUSY, CANCELLED, NO_ANSWER, REJECTED, FAILED, ..."),
+        Column("sip_code", "u16", "final response code of the INVITE; 0 none"),
+        Column("q850", "u16", "Q.850 cause of Reason (RFC 3326); 0 none"),
+        Column("released_by", "str", "caller, callee or empty"),
+        Column("emergency", "u8", "1 for urn:service:sos or an emergency short number"),
+        Column("retransmissions", "u32", "messages seen again"),
+        Column("flags", "u32", "bit set of CALL_* flags"),
+    ),
+)
+CALL_INTERRUPTED: Final = 1
+"""The collector lost packets or restarted while the call was open."""
+
+LINK = RecordClass(
+    "link",
+    "counters of one interface over one window",
+    "start_ns",
+    ("start_ns", "end_ns", "interface"),
+    (
+        *_COMMON,
+        *_WINDOW,
+        Column("interface", "str", "name of the interface"),
+        Column("role", "str", "access or control"),
+        Column("rx_bytes", "u64", "bytes received, link headers included"),
+        Column("tx_bytes", "u64", "bytes sent, link headers included"),
+        Column("rx_packets", "u64", "packets received"),
+        Column("tx_packets", "u64", "packets sent"),
+        Column("rx_errors", "u64", "receive errors"),
+        Column("tx_errors", "u64", "transmit errors"),
+        Column("rx_drops", "u64", "receive drops"),
+        Column("tx_drops", "u64", "transmit drops"),
+        Column("state_changes", "u32", "carrier changes"),
+        Column("speed_mbps", "u32", "speed in Mbit/s; 0 unknown"),
+    ),
+)
+
+GAP = RecordClass(
+    "gap",
+    "something that may be missing: where, when, how much and of what",
+    "start_ns",
+    ("stage", "reason", "start_ns", "end_ns", "scope"),
+    (
+        *_COMMON,
+        *_WINDOW,
+        Column("stage", "str", "capture, conntrack, volume, track, spool, uplink or clock"),
+        Column("reason", "str", "short word such as kernel-drop, overrun, restart, spool-full"),
+        Column("amount", "i64", "how much was lost; -1 unknown"),
+        Column("unit", "str", "packets, events, rows, bytes, batches or ns"),
+        Column("classes", "str", "record classes affected, comma separated"),
+        Column("scope", "str", "collector, or interface:NAME"),
+    ),
+)
+
+CLASSES: Final[dict[str, RecordClass]] = {
+    c.name: c for c in (BINDING, SESSION, USAGE, MAPPING, VISIT, CALL, LINK, GAP)
+}
+"""Every record class by name, in the order in which a batch carries them: bindings come before
+the rows that are attributed by them."""

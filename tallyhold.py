@@ -1,0 +1,85 @@
+"""Console entry: one command, whose groups are imported only when they are used.
+
+A router runs `tallyhold collector` without the server's packages installed; billing runs
+`tallyhold billing` without the collector's. So nothing below is imported until it is named.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Any, Final
+
+import typer
+from typer.core import TyperGroup
+
+GROUPS: Final[dict[str, tuple[str, str, str]]] = {
+    # command: (module, Typer app in it, help line)
+    "collector": ("collector.cli", "app", "Meter a router: run, check and inspect a collector."),
+    "appliance": ("aggregator.cli", "appliance", "Run the appliance; enrol and revoke collectors."),
+    "billing": ("aggregator.cli", "billing", "What a subscriber used: volume, sessions, calls."),
+    "demand": ("aggregator.cli", "demand", "Busy hours by area, without any subscriber in them."),
+}
+
+_EXTRA: Final = {"collector": "collector", "aggregator": "aggregator,bundled"}
+
+
+def _listing(help_line: str) -> Any:
+    """A command that only carries its help line, for the list of commands."""
+    shown = typer.Typer(help=help_line, no_args_is_help=True)
+    shown.callback()(lambda: None)
+    return typer.main.get_command(shown)
+
+
+class LazyGroup(TyperGroup):
+    """A command group that imports a subcommand's module when it is asked for."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return [*GROUPS, *super().list_commands(ctx)]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in GROUPS:
+            return super().get_command(ctx, cmd_name)
+        module, name, help_line = GROUPS[cmd_name]
+        if sys.argv[1:] in ([], ["--help"]):
+            command = _listing(help_line)
+        else:
+            try:
+                command = typer.main.get_command(getattr(importlib.import_module(module), name))
+            except ModuleNotFoundError as error:
+                extra = _EXTRA[module.split(".")[0]]
+                raise SystemExit(
+                    f"tallyhold {cmd_name}: the package {error.name!r} is missing; "
+                    f"install it with: pip install 'tallyhold[{extra}]'"
+                ) from error
+        command.name = cmd_name
+        return command
+
+
+app = typer.Typer(
+    cls=LazyGroup,
+    no_args_is_help=True,
+    help="Tallyhold: network usage metering and lawful retention for internet providers.",
+)
+
+
+@app.callback()
+def root() -> None:
+    """Tallyhold: network usage metering and lawful retention for internet providers."""
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    from importlib.metadata import version as installed
+
+    typer.echo(f"tallyhold {installed('tallyhold')}")
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
+
+
+if __name__ == "__main__":
+    main()
