@@ -1,0 +1,68 @@
+"""Host names: the one rule of what may be recorded as a host, for DNS, TLS, QUIC and HTTP."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from typing import Final
+
+from collector.parse.reader import ParseError
+
+MAX_HOST_BYTES: Final = 253
+"""Longest name in text: 255 octets of RFC 1035 section 2.3.4 less the first length and the root."""
+
+MAX_AUTHORITY_BYTES: Final = 4096
+"""Longest authority read: a host and a port need 260, the rest is room for user-info to discard."""
+
+_NAME: Final = re.compile(rb"(?:[a-z0-9_-]{1,63}\.)*[a-z0-9_-]{1,63}")
+_PORT: Final = re.compile(rb":[0-9]{0,5}\Z")
+
+
+def clean_host(raw: bytes) -> str:
+    """The host name in `raw`: lower case, without the trailing dot.
+
+    A name is labels of 1 to 63 letters, digits, hyphens or underscores with dots between, 253
+    octets at most. The underscore is not a host's by RFC 952, but service names (RFC 2782) and
+    many real hosts carry it. Everything else, the empty name and names in UTF-8 among it, raises
+    ParseError("host"): what no resolver would resolve is no visited host.
+    """
+    name = raw.lower()
+    if name.endswith(b"."):
+        name = name[:-1]
+    if len(name) > MAX_HOST_BYTES or not _NAME.fullmatch(name):
+        raise ParseError("host")
+    return name.decode("ascii")
+
+
+def authority_host(raw: bytes) -> str:
+    """The host of `[userinfo@]host[:port]` (RFC 3986 section 3.2), user-info and port dropped.
+
+    IPv6 literals lose their brackets and are written as RFC 5952 says. Raises ParseError("host").
+    """
+    if len(raw) > MAX_AUTHORITY_BYTES:
+        raise ParseError("host")
+    host = raw[raw.rfind(b"@") + 1 :]
+    if host.startswith(b"["):
+        literal, bracket, port = host[1:].partition(b"]")
+        if not bracket or (port and not _PORT.match(port)):
+            raise ParseError("host")
+        return _literal6(literal)
+    port_at = host.find(b":")
+    if port_at >= 0:
+        if not _PORT.match(host, port_at):
+            # More than one colon: an IPv6 literal whose brackets the client forgot, or rubbish.
+            return _literal6(host)
+        host = host[:port_at]
+    return clean_host(host)
+
+
+def _literal6(raw: bytes) -> str:
+    """The canonical text of an IPv6 literal; a zone (RFC 6874) is the client's own and dropped."""
+    # 39 digits and colons, 45 with an IPv4 tail; int() inside ipaddress takes more than ASCII.
+    text = raw.partition(b"%")[0]
+    if len(text) > 45 or not text.isascii():
+        raise ParseError("host")
+    try:
+        return str(ipaddress.IPv6Address(text.decode("ascii")))
+    except ValueError:
+        raise ParseError("host") from None
