@@ -1,0 +1,79 @@
+"""NAT mappings of single flows into `mapping` records: who was behind this public address and port.
+
+A flow's mapping is told when it is first seen open, again while it stays open, and when it ends.
+The tellings are versions of one record, and the newest says how long the mapping is proven.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+
+from collector.track.flow_table import Entries, begin_of
+from collector.wire.columns import Columns
+from collector.wire.records import MAPPING, record_id
+
+_ROW: Final = np.dtype(
+    [
+        ("key", "u8"),
+        ("start_ns", "i8"),
+        ("end_ns", "i8"),
+        ("inside_address", "V16"),
+        ("public_address", "V16"),
+        ("inside_port", "u2"),
+        ("port_first", "u2"),
+        ("protocol", "u1"),
+    ]
+)
+
+
+class FlowMappings:
+    """Mapping rows that wait for their window, at most `limit`."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._waiting = [np.zeros(0, _ROW)]
+        self._count = 0
+
+    def add(self, entries: Entries) -> int:
+        """Notes the mappings of flows up to their `seen_ns`; says how many had no room."""
+        fit = entries[: max(0, self._limit - self._count)]
+        rows = np.zeros(len(fit), _ROW)
+        rows["key"] = fit["key"]
+        rows["start_ns"] = begin_of(fit)
+        # Half-open, so a flow of one packet still covers the moment of that packet.
+        rows["end_ns"] = np.maximum(fit["seen_ns"], rows["start_ns"] + 1)
+        rows["inside_address"], rows["inside_port"] = fit["client"], fit["client_port"]
+        rows["public_address"], rows["port_first"] = fit["public"], fit["public_port"]
+        rows["protocol"] = fit["protocol"]
+        if len(rows):
+            self._waiting.append(rows)
+            self._count += len(rows)
+        return len(entries) - len(fit)
+
+    def take(self, end_ns: int, now_ns: int) -> Columns:
+        """Columns of the mappings proven up to `end_ns` at most, the newest of each, once."""
+        rows = np.concatenate(self._waiting)
+        due = rows["end_ns"] <= end_ns
+        self._waiting = [rows[~due]]
+        self._count = len(self._waiting[0])
+        rows = rows[due]
+        rows = rows[np.lexsort((rows["end_ns"], rows["key"]))]
+        newest = np.ones(len(rows), np.bool_)
+        newest[:-1] = rows["key"][1:] != rows["key"][:-1]
+        rows = rows[newest]
+        key = zip(*(rows[name].tolist() for name in MAPPING.key), strict=True)
+        return {
+            "record_id": [record_id(MAPPING.name, *values) for values in key],
+            "observed_ns": np.full(len(rows), now_ns, np.int64),
+            "start_ns": rows["start_ns"],
+            "end_ns": rows["end_ns"],
+            "inside_address": rows["inside_address"],
+            "inside_port": rows["inside_port"],
+            "public_address": rows["public_address"],
+            "protocol": rows["protocol"],
+            "port_first": rows["port_first"],
+            "port_last": rows["port_first"],
+            "kind": ["flow"] * len(rows),
+        }
