@@ -114,6 +114,7 @@ ids that we make ourselves and fit the same pattern."""
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 _BATCH: Final = re.compile(r"[0-9a-f]{32}")
 _REASON: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
+_MAX_BRACKETS: Final = 4 * MAX_SECTIONS
 _MAX_SEQUENCE: Final = 2**63 - 1
 _PREFIX_BYTES: Final = len(MAGIC) + 4
 _INTEGERS: Final = ("sequence", "window_start_ns", "window_end_ns", "created_ns")
@@ -135,9 +136,9 @@ def parse_header(data: bytes) -> Header:
     """The header of its serialisation; raises BatchError for anything but the canonical form."""
     if len(data) > MAX_HEADER_BYTES:
         raise BatchError("header-size", f"the header has more than {MAX_HEADER_BYTES} bytes")
-    # A header nests two deep. Counting brackets first bounds the depth of the JSON parser.
-    if data.count(b"[") > 1 or data.count(b"{") > 1 + MAX_SECTIONS:
-        raise BatchError("header", "the header nests too deep or has too many sections")
+    # Counting brackets first bounds the depth of the JSON parser. Ours has one a section and two.
+    if data.count(b"[") + data.count(b"{") > _MAX_BRACKETS:
+        raise BatchError("header", "the header nests too deep")
     fields = _json_object(data, "header")
     version = fields.get("schema_version")
     if version != SCHEMA_VERSION or type(version) is not int:
@@ -198,7 +199,7 @@ def parse_receipt(data: bytes) -> Receipt:
     """
     if len(data) > MAX_RECEIPT_BYTES:
         raise BatchError("receipt", f"the receipt has more than {MAX_RECEIPT_BYTES} bytes")
-    if data.count(b"[") + data.count(b"{") > 32:
+    if data.count(b"[") + data.count(b"{") > _MAX_BRACKETS:
         raise BatchError("receipt", "the receipt nests too deep")
     fields = _json_object(data, "receipt")
     batch, verdict = fields.get("batch"), fields.get("verdict")
