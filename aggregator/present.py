@@ -1,0 +1,259 @@
+"""Answers in, tables for people or plain values for JSON out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from aggregator.queries.arithmetic import iso
+from aggregator.queries.billing import USAGE_COUNTERS, Calls, Coverage, Row, Sessions, Usage
+from aggregator.queries.demand import BusyHour
+
+
+def bytes_text(count: int) -> str:
+    """Bytes with a decimal unit for the eye and the exact figure beside it."""
+    size = float(count)
+    for unit in ("B", "kB", "MB", "GB", "TB", "PB"):
+        if size < 1000 or unit == "PB":
+            break
+        size /= 1000
+    return f"{count:,} B" if unit == "B" else f"{size:,.2f} {unit} ({count:,})"
+
+
+def seconds_text(us: int) -> str:
+    """Microseconds as h:mm:ss.t."""
+    tenths = us // 100_000
+    return f"{tenths // 36000}:{tenths // 600 % 60:02d}:{tenths // 10 % 60:02d}.{tenths % 10}"
+
+
+def share_text(share: float) -> str:
+    """A share as a percentage that shows 100 only when it is exactly complete."""
+    if share == 1.0:
+        return "100 %"
+    return f"{min(share * 100, 99.9999):.4f} %"
+
+
+def coverage_plain(coverage: Coverage) -> dict[str, Any]:
+    return {
+        "completeness": coverage.completeness,
+        "complete_until": iso(coverage.complete_until_us),
+        "losses": [
+            {
+                "stage": row["stage"],
+                "reason": row["reason"],
+                "start": iso(row["start_us"]),
+                "end": iso(row["end_us"]),
+                "amount": None if row["amount"] < 0 else row["amount"],
+                "unit": row["unit"],
+                "scope": row["scope"],
+            }
+            for row in coverage.losses
+        ],
+    }
+
+
+def usage_plain(answer: Usage) -> dict[str, Any]:
+    return {
+        "subscriber": answer.subscriber,
+        "period": answer.period.text,
+        "totals": {**answer.totals, "connected_s": answer.connected_us / 1e6},
+        "days": [
+            {"day": iso(row["day_us"])[:10], **{name: row[name] for name in USAGE_COUNTERS}}
+            for row in answer.days
+        ],
+        "rows_bounded": answer.bounded_rows,
+        **coverage_plain(answer.coverage),
+    }
+
+
+_SESSION_FIELDS = ("nas", "acct_session_id", "line", "start_source", "end_reason")
+
+
+def sessions_plain(answer: Sessions) -> dict[str, Any]:
+    return {
+        "subscriber": answer.subscriber,
+        "period": answer.period.text,
+        "sessions": [
+            {
+                **{name: row[name] for name in _SESSION_FIELDS},
+                "start": iso(row["start_us"]),
+                "end_min": iso(row["end_min_us"]),
+                "end_max": iso(row["end_max_us"]),
+                "open": row["open"],
+                "connected_s": row["connected_us"] / 1e6,
+                "up_octets": row["up_octets"],
+                "down_octets": row["down_octets"],
+                "terminate_cause": None if row["terminate_cause"] < 0 else row["terminate_cause"],
+            }
+            for row in answer.sessions
+        ],
+        "totals": {"sessions": len(answer.sessions), "connected_s": answer.connected_us / 1e6},
+        **coverage_plain(answer.coverage),
+    }
+
+
+def _number(row: Row, side: str) -> str:
+    if side == "a" and row["presentation"] == "restricted" and not row["a_raw"]:
+        return "withheld"
+    return str(row[f"{side}_e164"] or row[f"{side}_raw"])
+
+
+def calls_plain(answer: Calls) -> dict[str, Any]:
+    return {
+        "subscriber": answer.subscriber,
+        "period": answer.period.text,
+        "calls": [
+            {
+                "direction": row["direction"],
+                "a": _number(row, "a"),
+                "b": _number(row, "b"),
+                "start": iso(row["start_us"]),
+                "answered": iso(row["answer_us"]),
+                "end_min": iso(row["end_min_us"]),
+                "end_max": iso(row["end_max_us"]),
+                "talk_ms": row["talk_ms"],
+                "disposition": row["disposition"],
+                "sip_code": row["sip_code"],
+                "released_by": row["released_by"],
+                "emergency": bool(row["emergency"]),
+            }
+            for row in answer.calls
+        ],
+        "totals": {
+            "calls": len(answer.calls),
+            "answered": answer.answered,
+            "talk_ms": answer.talk_ms,
+        },
+        **coverage_plain(answer.coverage),
+    }
+
+
+def busy_hour_plain(answer: BusyHour) -> dict[str, Any]:
+    def hour(row: Row) -> dict[str, Any]:
+        return {
+            "area": row["area"],
+            "hour": iso(row["hour_us"]),
+            "up_bytes": row["up_bytes"],
+            "down_bytes": row["down_bytes"],
+            "up_mbps": round(row["up_mbps"], 6),
+            "down_mbps": round(row["down_mbps"], 6),
+            "lines": row["lines"],
+        }
+
+    return {
+        "period": answer.period.text,
+        "hours": [hour(row) for row in answer.hours],
+        "busiest": {area: hour(row) for area, row in answer.busiest.items()},
+        "totals": answer.totals,
+        "completeness": answer.completeness,
+    }
+
+
+def _table(title: str, headings: Sequence[str], rows: Iterable[Sequence[str]], right: int) -> Table:
+    """A table whose columns from number `right` on are figures, set to the right."""
+    table = Table(title=title, title_justify="left")
+    for place, heading in enumerate(headings):
+        table.add_column(heading, justify="right" if place >= right else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _close(console: Console, coverage: Coverage) -> None:
+    console.print(
+        f"Completeness {share_text(coverage.completeness)}, "
+        f"data until {iso(coverage.complete_until_us)}"
+    )
+    for loss in coverage_plain(coverage)["losses"]:
+        amount = "unknown" if loss["amount"] is None else loss["amount"]
+        console.print(
+            f"  lost at {loss['stage']}: {loss['reason']}, {amount} {loss['unit']}, "
+            f"{loss['start']} to {loss['end']}"
+        )
+
+
+def print_usage(console: Console, answer: Usage) -> None:
+    plain = usage_plain(answer)
+    rows = [
+        (d["day"], bytes_text(d["up_bytes"]), bytes_text(d["down_bytes"]), f"{d['flows']:,}")
+        for d in plain["days"]
+    ]
+    totals = answer.totals
+    rows.append(
+        (
+            "total",
+            bytes_text(totals["up_bytes"]),
+            bytes_text(totals["down_bytes"]),
+            f"{totals['flows']:,}",
+        )
+    )
+    title = f"Usage of {answer.subscriber} in {answer.period.text} (UTC)"
+    console.print(_table(title, ("Day", "Up", "Down", "Flows"), rows, 1))
+    console.print(f"Connected {seconds_text(answer.connected_us)}")
+    _close(console, answer.coverage)
+
+
+def print_sessions(console: Console, answer: Sessions) -> None:
+    rows = [
+        (
+            iso(row["start_us"]),
+            "open" if row["open"] else iso(row["end_min_us"]),
+            "" if row["open"] else row["end_reason"],
+            row["nas"],
+            row["line"],
+            seconds_text(row["connected_us"]),
+        )
+        for row in answer.sessions
+    ]
+    title = f"Sessions of {answer.subscriber} in {answer.period.text} (UTC)"
+    headings = ("Start", "End", "Ended", "NAS", "Line", "Connected")
+    console.print(_table(title, headings, rows, 5))
+    console.print(f"{len(rows)} sessions, connected {seconds_text(answer.connected_us)}")
+    _close(console, answer.coverage)
+
+
+def print_calls(console: Console, answer: Calls) -> None:
+    rows = [
+        (
+            iso(row["start_us"]),
+            row["direction"],
+            _number(row, "a"),
+            _number(row, "b"),
+            row["disposition"],
+            f"{row['talk_ms'] / 1000:,.3f} s",
+        )
+        for row in answer.calls
+    ]
+    title = f"Calls of {answer.subscriber} in {answer.period.text} (UTC)"
+    headings = ("Start", "Direction", "From", "To", "Outcome", "Talk")
+    console.print(_table(title, headings, rows, 5))
+    console.print(
+        f"{len(rows)} calls, {answer.answered} answered, talk {answer.talk_ms / 1000:,.3f} s"
+    )
+    _close(console, answer.coverage)
+
+
+def print_busy_hour(console: Console, answer: BusyHour) -> None:
+    rows = [
+        (
+            row["area"],
+            iso(row["hour_us"])[:16].replace("T", " "),
+            "busiest" if answer.busiest[row["area"]] is row else "",
+            bytes_text(row["up_bytes"]),
+            bytes_text(row["down_bytes"]),
+            f"{row['down_mbps']:,.3f}",
+            "few" if row["lines"] is None else f"{row['lines']:,}",
+        )
+        for row in answer.hours
+    ]
+    title = f"Demand by area and hour in {answer.period.text} (UTC)"
+    headings = ("Area", "Hour", "", "Up", "Down", "Mean Mbit/s down", "Lines")
+    console.print(_table(title, headings, rows, 3))
+    console.print(
+        f"Total up {bytes_text(answer.totals['up_bytes'])}, "
+        f"down {bytes_text(answer.totals['down_bytes'])}"
+    )
+    console.print(f"Completeness {share_text(answer.completeness)}")

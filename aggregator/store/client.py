@@ -1,0 +1,332 @@
+"""SQL and columns in, columns or typed errors out: the only module that knows the driver.
+
+One native TCP connection per thread and direction. Reads come back as plain columns, writes go
+out as numpy columns in blocks; both are columns end to end, because rows of tuples cost sixty
+times the CPU (bench/insert.py).
+
+Parameters are put into the text by the driver, on this side, as the common subset of SQL has no
+others. Hence no query text may be kept anywhere: the bundled engine has no query_log, a server
+should keep a short one, and errors raised here never repeat a statement that had parameters.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+from clickhouse_driver import Client as Driver
+from clickhouse_driver import errors as driver_errors
+
+MAX_BLOCK_ROWS: Final = 100_000
+"""Rows of one insert. Measured best between 50 and 100 thousand; one insert is one block, and a
+block is what ClickHouse writes whole or not at all."""
+CONNECT_TIMEOUT_S: Final = 5.0
+_MAX_DETAIL_CHARS: Final = 300
+_FIXED: Final = re.compile(r"FixedString\((\d+)\)")
+
+# The driver logs every refused connection with a stack trace, and statements at debug level. What
+# went wrong is raised here, and statements carry personal data.
+logging.getLogger("clickhouse_driver").setLevel(logging.CRITICAL + 1)
+
+Version: TypeAlias = tuple[int, int]
+Values: TypeAlias = Sequence[Any] | np.ndarray[Any, Any]
+
+# Codes of dbms/src/Common/ErrorCodes.cpp, by who must act. These pass, or a retry mends them.
+_UNAVAILABLE: Final = frozenset({3, 32, 74, 75, 159, 160, 198, 202, 203, 209, 210, 225, 236, 242})
+_UNAVAILABLE_SERVER: Final = frozenset({252, 279, 285, 286, 319, 415, 425, 999})
+# The operator must act: authentication and access, memory, disk, quota, read-only.
+_REFUSED: Final = frozenset({164, 192, 193, 194, 195, 201, 241, 243, 291, 497, 516})
+# Data or metadata on disk is damaged.
+_CORRUPT: Final = frozenset({33, 40, 76, 107, 226, 228, 231, 246, 271, 273})
+
+
+class StoreError(RuntimeError):
+    """The store did not do what was asked. `code` is ClickHouse's, or 0 where it had none."""
+
+    def __init__(self, message: str, code: int = 0) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class Unavailable(StoreError):
+    """No answer, or a condition that passes: try again. Whether a write took place is unknown."""
+
+
+class Refused(StoreError):
+    """The engine answered no, and only the operator can change that: access, memory, disk."""
+
+
+class Corrupt(StoreError):
+    """What lies on disk is damaged; restore or repair before going on."""
+
+
+class Misused(StoreError):
+    """The statement or the data does not fit the tables: this code or the schema is wrong."""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where the engine answers and as whom. The password comes from a file, never from argv."""
+
+    host: str
+    port: int
+    user: str
+    password: str = field(repr=False)
+    database: str = "tallyhold"
+    secure: bool = False
+    ca: Path | None = None
+    timeout_s: float = 300.0
+    """Longest silence within one statement; a merge-heavy engine may take minutes to answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What the server that answers can do beyond the common subset; from its version alone."""
+
+    version: Version
+    codecs: bool
+    window_functions: bool
+    deduplication_token: bool
+
+    @classmethod
+    def of(cls, version: Version) -> Capabilities:
+        return cls(version, version >= (20, 3), version >= (21, 9), version >= (22, 2))
+
+
+def read_password(path: Path) -> str:
+    """The password in a file, without the line end; raises Refused where it cannot be read."""
+    try:
+        return path.read_text(encoding="utf-8").strip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise Refused(f"password file {path}: {error}") from None
+
+
+class Client:
+    """Statements, reads and block inserts against one endpoint; safe to share between threads."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self.endpoint = endpoint
+        self._local = threading.local()
+        self._lock = threading.Lock()
+        self._open: list[Driver] = []
+        self._generation = 0
+        self._capabilities: Capabilities | None = None
+
+    @property
+    def database(self) -> str:
+        return self.endpoint.database
+
+    def capabilities(self) -> Capabilities:
+        """Of the server that answers; asked once per connection generation."""
+        known = self._capabilities
+        if known is None:
+            text = str(self.outside("SELECT version() AS version")["version"][0])
+            major, minor = text.split(".")[:2]
+            known = self._capabilities = Capabilities.of((int(major), int(minor)))
+        return known
+
+    def outside(self, sql: str) -> dict[str, list[Any]]:
+        """Run a statement without the database, which may not exist yet; gives columns or {}."""
+        driver = self._new("read", database="")
+        try:
+            data, kinds = driver.execute(sql, with_column_types=True, columnar=True) or ([], [])
+        except (driver_errors.Error, EOFError, OSError) as error:
+            raise _typed(error, detail=True, where=self._where()) from None
+        finally:
+            driver.disconnect()
+        return _columns(data, kinds)
+
+    def ping(self) -> None:
+        """Raise unless the engine answers a query."""
+        self.query_columns("SELECT 1 AS one")
+
+    def execute(self, sql: str, params: Mapping[str, Any] | None = None) -> None:
+        """Run a statement that gives no rows."""
+        with self._driver("read", detail=params is None) as driver:
+            driver.execute(sql, _checked(params))
+
+    def query_columns(
+        self,
+        sql: str,
+        params: Mapping[str, Any] | None = None,
+        settings: Mapping[str, Any] | None = None,
+    ) -> dict[str, list[Any]]:
+        """Columns of the answer by name, empty lists where there are no rows.
+
+        String comes as str, FixedString as bytes, integers as int, Date and DateTime as the
+        driver's date and aware datetime.
+        """
+        with self._driver("read", detail=params is None) as driver:
+            data, kinds = driver.execute(
+                sql,
+                _checked(params),
+                with_column_types=True,
+                columnar=True,
+                settings=dict(settings) if settings else None,
+            )
+        return _columns(data, kinds)
+
+    def insert(
+        self,
+        table: str,
+        columns: Mapping[str, Values],
+        query_id: str | None = None,
+    ) -> int:
+        """Insert one block of at most MAX_BLOCK_ROWS rows; return its rows once acknowledged.
+
+        Integers as numpy arrays, strings as lists of str or object arrays of bytes, sixteen-byte
+        values as lists of bytes. After Unavailable it is unknown whether the block is in.
+        """
+        arrays = [_array(name, values) for name, values in columns.items()]
+        rows = len(arrays[0]) if arrays else 0
+        if any(len(array) != rows for array in arrays):
+            raise Misused(f"columns of different lengths for table {table}")
+        if rows == 0:
+            return 0
+        if rows > MAX_BLOCK_ROWS:
+            raise Misused(f"{rows} rows in one block for table {table}: at most {MAX_BLOCK_ROWS}")
+        settings: dict[str, Any] = {"insert_block_size": MAX_BLOCK_ROWS}
+        if query_id and self.capabilities().deduplication_token:
+            settings["insert_deduplication_token"] = query_id
+        names = ", ".join(columns)
+        sql = f"INSERT INTO {table} ({names}) VALUES"
+        with self._driver("write", detail=False) as driver:
+            driver.execute(sql, arrays, columnar=True, query_id=query_id, settings=settings)
+        return rows
+
+    def close(self) -> None:
+        """Close every connection; the next statement of any thread opens a new one."""
+        with self._lock:
+            drivers, self._open = self._open, []
+            self._generation += 1
+            self._capabilities = None
+        for driver in drivers:
+            driver.disconnect()
+
+    @contextlib.contextmanager
+    def _driver(self, direction: str, *, detail: bool) -> Iterator[Driver]:
+        """This thread's connection; driver errors leave as ours. `detail` allows the first line
+        of the engine's own message, which may repeat values of the statement."""
+        driver = self._connected(direction)
+        try:
+            yield driver
+        except (driver_errors.Error, EOFError, OSError) as error:
+            driver.disconnect()
+            raise _typed(error, detail=detail, where=self._where()) from None
+
+    def _connected(self, direction: str) -> Driver:
+        known: dict[str, tuple[int, Driver]] = self._local.__dict__.setdefault("drivers", {})
+        generation, driver = known.get(direction, (-1, None))
+        if driver is None or generation != self._generation:
+            driver = self._new(direction, self.database)
+            with self._lock:
+                self._open.append(driver)
+                known[direction] = (self._generation, driver)
+        return driver
+
+    def _new(self, direction: str, database: str) -> Driver:
+        at = self.endpoint
+        return Driver(
+            host=at.host,
+            port=at.port,
+            user=at.user,
+            password=at.password,
+            database=database,
+            secure=at.secure,
+            ca_certs=str(at.ca) if at.ca else None,
+            connect_timeout=CONNECT_TIMEOUT_S,
+            send_receive_timeout=at.timeout_s,
+            client_name="tallyhold",
+            settings={"use_numpy": direction == "write", "strings_as_bytes": True},
+        )
+
+    def _where(self) -> str:
+        return f"{self.endpoint.host}:{self.endpoint.port}"
+
+
+def _columns(data: Sequence[Any], kinds: Sequence[tuple[str, str]]) -> dict[str, list[Any]]:
+    return {
+        name: _decoded(list(data[position]) if data else [], kind)
+        for position, (name, kind) in enumerate(kinds)
+    }
+
+
+def _checked(params: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    if params is None:
+        return None
+    for name, value in params.items():
+        if isinstance(value, bytes):
+            raise Misused(f"parameter {name}: pass bytes as hex text and compare with unhex()")
+    return dict(params)
+
+
+def _decoded(values: list[Any], kind: str) -> list[Any]:
+    """Text columns as str, fixed ones at their full length.
+
+    The wire format admits UTF-8 alone, so nothing is replaced in fact. Newer servers send columns
+    that are mostly default in sparse form, and the driver fills a FixedString's default as b"".
+    """
+    fixed = _FIXED.search(kind)
+    if fixed:
+        width = int(fixed[1])
+        return [v.ljust(width, b"\0") if type(v) is bytes else v for v in values]
+    if "String" not in kind:
+        return values
+    return [v.decode("utf-8", "replace") if type(v) is bytes else v for v in values]
+
+
+def _array(name: str, values: Values) -> np.ndarray[Any, Any]:
+    """Values as the driver's writer wants them: integers, or an object array of bytes."""
+    if isinstance(values, np.ndarray):
+        if values.dtype.kind == "U":
+            return _array(name, values.tolist())
+        return values
+    items = list(values)
+    if items and isinstance(items[0], str):
+        items = [item.encode() for item in items]
+    if items and isinstance(items[0], bytes):
+        array = np.empty(len(items), dtype=object)
+        array[:] = items
+        return array
+    array = np.asarray(items)
+    if items and array.dtype.kind not in "iubfM":
+        raise Misused(f"column {name}: values are neither integers, text nor bytes")
+    return array
+
+
+def _typed(error: Exception, *, detail: bool, where: str) -> StoreError:
+    """One of our four errors, with the code's name and, only if harmless, the engine's words."""
+    code = int(getattr(error, "code", 0) or 0)
+    if not isinstance(error, driver_errors.ServerException):
+        name = type(error).__name__
+        return Unavailable(f"ClickHouse at {where} does not answer ({name})", code)
+    text = f"ClickHouse at {where} answered error {code}"
+    if detail:
+        words = str(error.message).split("Stack trace")[0].strip()
+        text += f": {words[:_MAX_DETAIL_CHARS]}"
+    if code in _REFUSED:
+        return Refused(f"{text} ({_ADVICE.get(code, 'access, memory or disk')})", code)
+    if code in _UNAVAILABLE or code in _UNAVAILABLE_SERVER:
+        return Unavailable(text, code)
+    if code in _CORRUPT:
+        return Corrupt(text, code)
+    return Misused(text, code)
+
+
+_ADVICE: Final = {
+    164: "the user may only read",
+    192: "unknown user: check [engine] user",
+    193: "wrong password: check [engine] password_file",
+    194: "a password is needed: set [engine] password_file",
+    241: "the engine is out of memory",
+    243: "the engine's disk is full: free space, ingest resumes by itself",
+    497: "the user lacks a grant",
+    516: "user or password is wrong: check [engine] user and password_file",
+}
