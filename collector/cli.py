@@ -34,7 +34,16 @@ def group() -> None:
 
 
 @app.command()
-def run(config: ConfigPath = configuration.DEFAULT_PATH) -> None:
+def run(
+    config: ConfigPath = configuration.DEFAULT_PATH,
+    replace_table: Annotated[
+        bool,
+        typer.Option(
+            "--replace-table",
+            help="Read the counters of a table that counts something else, then replace it.",
+        ),
+    ] = False,
+) -> None:
     """Meter until SIGTERM or Ctrl-C, which close and spool the open window first.
 
     Needs CAP_NET_ADMIN and CAP_NET_RAW, not root.
@@ -55,7 +64,7 @@ def run(config: ConfigPath = configuration.DEFAULT_PATH) -> None:
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
-    collector = Collector(settings)
+    collector = Collector(settings, replace_table=replace_table)
     try:
         collector.start()
     except (OSError, SpoolError, JournalError, ValueError) as error:

@@ -70,8 +70,10 @@ class Collector:
         config: Config,
         now: Callable[[], int] = time.time_ns,
         monotonic: Callable[[], int] = time.monotonic_ns,
+        replace_table: bool = False,
     ) -> None:
         self.config = config
+        self._replace_table = replace_table
         self._now, self._monotonic = now, monotonic
         self.boot = uuid.uuid4().hex
         self.started_ns = now()
@@ -215,7 +217,7 @@ class Collector:
         self._losses += self.journal.losses
         self.started_ns = now = self._now()
         self.trackers = Trackers(_trackers_config(self.config), now)
-        installed = install(self._nft, self._now)
+        installed = install(self._nft, self._now, self._replace_table)
         alive_ns = now
         if snapshot is not None:
             self.trackers.restore(snapshot["trackers"], now)
@@ -226,6 +228,8 @@ class Collector:
         for kind, payload in events:
             alive_ns = max(alive_ns, int(payload.get("ts_ns", 0)))
             self.trackers.apply(kind, payload, now)
+        if installed.final is not None:
+            self.trackers.volume.observe(installed.final, restart=snapshot is not None)
         if installed.action in ("created", "replaced"):
             self.trackers.volume.begin(installed.generation, installed.ts_ns)
         self.trackers.volume.observe(self._sets.read_sets(), restart=snapshot is not None)

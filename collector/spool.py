@@ -216,6 +216,8 @@ class Spool:
                 os.rename(self._path(last, "tmp"), entries[-1].path)
             except (OSError, BatchError, SpoolError) as error:
                 self._undo(entries)
+                if isinstance(error, OSError) and error.errno in NO_SPACE:
+                    raise SpoolFullError("the disk is full, even for the reserve") from error
                 if isinstance(error, OSError):
                     raise SpoolError(f"cannot write to the spool: {error.strerror}") from error
                 raise
@@ -441,14 +443,19 @@ class Spool:
 
 
 def _loss_of(header: Header, stage: str, reason: str) -> list[Loss]:
-    """What goes with a batch, but for its gap rows, which are carried on."""
+    """What goes with a batch, but for its gap rows, which are carried on.
+
+    A gap is known by its interval, and pieces of one window have the same: so each ends a few
+    nanoseconds earlier, or of two that were told in different batches one would count.
+    """
     sections = [s for s in header.sections if s.record_class != GAP.name]
     if not sections:
         return []
     rows = sum(section.rows for section in sections)
     names = tuple(section.record_class for section in sections)
-    span = (header.window_start_ns, header.window_end_ns)
-    return [Loss(*span, stage, reason, rows, "rows", names)]
+    start_ns = header.window_start_ns
+    end_ns = max(header.window_end_ns - header.sequence % MAX_PIECES, start_ns + 1)
+    return [Loss(start_ns, end_ns, stage, reason, rows, "rows", names)]
 
 
 def _with_gaps(columns: Mapping[str, Rows], losses: Sequence[Loss], now_ns: int) -> dict[str, Rows]:

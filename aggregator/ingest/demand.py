@@ -57,10 +57,7 @@ def demand(usage: Mapping[str, Array], areas: Areas, k: int = DEFAULT_K) -> dict
     places = [areas.of(address) for address in addresses]
     groups: dict[tuple[str, int], int] = {}
     of_row = np.array(
-        [
-            groups.setdefault(key, len(groups))
-            for key in zip(places, windows.tolist(), strict=True)
-        ],
+        [groups.setdefault(key, len(groups)) for key in zip(places, windows.tolist(), strict=True)],
         dtype=np.int64,
     )
     up = np.zeros(len(groups), np.uint64)

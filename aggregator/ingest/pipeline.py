@@ -16,9 +16,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-import numpy as np
 import pyarrow as pa
 
+from aggregator.ingest.columns import Array, lists, provenance, stored_columns, text_column
 from aggregator.ingest.demand import DEFAULT_K, Areas, demand
 from aggregator.ingest.ledger import Ledger
 from aggregator.ingest.protocol import (
@@ -33,16 +33,16 @@ from aggregator.ingest.protocol import (
 )
 from aggregator.metrics import Metrics
 from aggregator.store.client import Client, Refused, StoreError, Unavailable
-from aggregator.store.schema import DEMAND, RECORD_TABLES, SCHEMA_NUMBER, stored_name
+from aggregator.store.schema import DEMAND, RECORD_TABLES
 from aggregator.store.writer import BadTimes, Closed, Writer, Written, never_closed, partitions
 from collector.wire.batch import MAX_CLOCK_SKEW_NS, BatchError, Header, Receipt
 from collector.wire.codec import decode, peek, record_batch
+from collector.wire.columns import concat
 from collector.wire.gaps import gap_columns
 from collector.wire.loss import Loss
 
 log = logging.getLogger(__name__)
 
-Array = np.ndarray[Any, Any]
 Tables = dict[str, dict[str, Array]]
 
 _INTERVALS: Final = {
@@ -111,7 +111,13 @@ class Pipeline:
         self._seen_lock = threading.Lock()
 
     def take(
-        self, data: bytes, *, identity: str, sent_ns: int, arrived_ns: int, claimed: str = ""
+        self,
+        data: bytes | memoryview,
+        *,
+        identity: str,
+        sent_ns: int,
+        arrived_ns: int,
+        claimed: str = "",
     ) -> Receipt:
         """The receipt of one upload; raises nothing that an upload or the store can cause.
 
@@ -132,7 +138,7 @@ class Pipeline:
             return self._store_failed(identity, header, error)
 
     def _take(
-        self, header: Header, data: bytes, identity: str, sent_ns: int, arrived_ns: int
+        self, header: Header, data: bytes | memoryview, identity: str, sent_ns: int, arrived_ns: int
     ) -> Receipt:
         tolerance = self.config.tolerance_ns
         early: Decision | None = (
@@ -175,14 +181,14 @@ class Pipeline:
             more = record_batch("gap", gap_columns(losses, header.created_ns))
             known = batches.get("gap")
             joined = [more] if known is None else [known, more]
-            batches = {**batches, "gap": _concat(joined)}
+            batches = {**batches, "gap": concat(joined)}
         tables: Tables = {}
         for name in RECORD_TABLES:  # bindings come first
             if name not in batches:
                 continue
             columns = stored_columns(batches[name])
             if name == "binding":
-                self._attributor.apply(header.collector, _lists(columns))
+                self._attributor.apply(header.collector, lists(columns))
             if name in _INTERVALS:
                 self._attribute(name, header.collector, columns)
             tables[name] = columns
@@ -190,7 +196,7 @@ class Pipeline:
             tables["demand"] = demand(tables["usage"], self._areas, self.config.k)
         latest = header.window_end_ns // 1000 + _MAX_AHEAD_US
         for name, columns in tables.items():
-            columns.update(_provenance(header, len(next(iter(columns.values())))))
+            columns.update(provenance(header, len(next(iter(columns.values())))))
             table = self._writers[name].table
             if int(columns[table.time].max()) > latest:
                 raise BadTimes(f"{name}: a time more than a day after the batch's window")
@@ -206,8 +212,8 @@ class Pipeline:
             columns[start].tolist(),
             columns[end].tolist(),
         )
-        columns["subscriber"] = _text(subscribers)
-        columns["reason"] = _text(reasons)
+        columns["subscriber"] = text_column(subscribers)
+        columns["reason"] = text_column(reasons)
         for reason in set(reasons):
             self._metrics.unattributed.labels(name, reason).inc(reasons.count(reason))
 
@@ -224,9 +230,7 @@ class Pipeline:
                 name: self._writers[name].write(columns, header.batch, in_doubt=in_doubt)
                 for name, columns in tables.items()
             }
-            self.ledger.record(
-                header, verdict=verdict, rows=header.rows, received_ns=self._now()
-            )
+            self.ledger.record(header, verdict=verdict, rows=header.rows, received_ns=self._now())
         self.ledger.settle(header.collector)
         return written
 
@@ -281,51 +285,3 @@ class Pipeline:
         if verdict == "reject":
             log.error("batch %s of %s rejected, %s: %s", batch, identity, reason, message)
         return Receipt(batch, verdict, reason, message, rows)
-
-
-def stored_columns(batch: pa.RecordBatch) -> dict[str, Array]:
-    """Columns of a decoded class under their stored names: microseconds, and bytes for text."""
-    columns = {}
-    for position, field in enumerate(batch.schema):
-        array = batch.column(position)
-        if pa.types.is_string(field.type):
-            array = array.cast(pa.binary())
-        values = array.to_numpy(zero_copy_only=False)
-        if field.name.endswith("_ns"):
-            values = values // 1000
-        columns[stored_name(field.name)] = values
-    return columns
-
-
-def _provenance(header: Header, rows: int) -> dict[str, Array]:
-    def constant(value: bytes) -> Array:
-        column = np.empty(rows, dtype=object)
-        column[:] = value
-        return column
-
-    return {
-        "collector": constant(header.collector.encode()),
-        "boot": constant(header.boot.encode()),
-        "batch": constant(bytes.fromhex(header.batch)),
-        "schema_version": np.full(rows, SCHEMA_NUMBER, np.uint8),
-    }
-
-
-def _text(values: Sequence[str]) -> Array:
-    column = np.empty(len(values), dtype=object)
-    column[:] = [value.encode() for value in values]
-    return column
-
-
-def _lists(columns: Mapping[str, Array]) -> dict[str, list[Any]]:
-    """Columns as lists, text decoded again, for the attributor."""
-    text = {"subscriber", "certainty", "source"}
-    return {
-        name: [value.decode() for value in values] if name in text else values.tolist()
-        for name, values in columns.items()
-    }
-
-
-def _concat(batches: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
-    joined = pa.Table.from_batches(batches).combine_chunks()
-    return joined.to_batches()[0]

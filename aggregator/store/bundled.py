@@ -2,10 +2,6 @@
 
 A thread owns the child: it starts it, notices its end, and starts it again with back-off until
 `stop`. (The kernel binds a child's life to the thread that forked it, so that thread must live.)
-Three users exist, each with a generated password in a file of mode 0600: `writer` adds rows and
-makes tables, `reader` reads, `keeper` alone may remove rows and is for the retention service. The
-user `default` has no password, as the engine's own first statement cannot carry one; it may only
-open the listener and read the control folder, which holds nothing but a FIFO.
 """
 
 from __future__ import annotations
@@ -13,11 +9,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import fcntl
-import hashlib
 import os
-import secrets
-import socket
-import stat
 import subprocess
 import sys
 import threading
@@ -26,13 +18,22 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final, Literal
-from xml.sax.saxutils import escape
 
 from aggregator.store.client import Client, Endpoint, StoreError
+from aggregator.store.engine_files import (
+    HOST,
+    USERS,
+    EngineError,
+    choose_port,
+    config_xml,
+    make_fifo,
+    password_hash,
+    users_xml,
+    write,
+)
 
-HOST: Final = "127.0.0.1"
-USERS: Final = ("writer", "reader", "keeper")
-VAULT: Final = "tallyhold_vault"
+__all__ = ["USERS", "Engine", "EngineConfig", "EngineError"]
+
 _OLDEST: Final = (24, 8)
 _BACK_OFF_S: Final = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 """Pauses before each further start; the first is short, as a restart after SIGKILL takes 0.5 s."""
@@ -45,10 +46,6 @@ _ADVICE: Final = (
 )
 
 State = Literal["stopped", "starting", "running", "down"]
-
-
-class EngineError(RuntimeError):
-    """The engine cannot be started; the message says what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,8 +152,12 @@ class Engine:
 
     def _run_once(self) -> None:
         """Start the child, wait until it answers, and return when it has ended."""
-        _make_fifo(self._fifo)
-        _write(self.config.data / "config.xml", _config_xml(self.config, self.port), 0o600)
+        make_fifo(self._fifo)
+        write(
+            self.config.data / "config.xml",
+            config_xml(self.config.data, self.port, self.config.memory_ratio),
+            0o600,
+        )
         command = [sys.executable, "-I", str(Path(__file__).with_name("engine_main.py"))]
         process = subprocess.Popen(
             [*command, str(self.config.data), str(os.getpid())],
@@ -247,125 +248,15 @@ class Engine:
             raise EngineError(f"another process uses the engine's data folder {data}") from None
         self._lock_file = lock
         try:
-            self.port = _choose_port(self.config.port)
-            hashes = {user: _password_hash(data / f"{user}.password") for user in USERS}
-            _write(data / "users.xml", _users_xml(hashes, self.config.database), 0o600)
+            self.port = choose_port(self.config.port)
+            hashes = {user: password_hash(data / f"{user}.password") for user in USERS}
+            write(data / "users.xml", users_xml(hashes, self.config.database), 0o600)
         except BaseException:
             self._lock_file = None
             lock.close()
             raise
 
 
-def _choose_port(wanted: int) -> int:
-    """`wanted`, proven free, or any free port for 0."""
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((HOST, wanted))
-        except OSError as error:
-            raise EngineError(
-                f"port {wanted} on {HOST} cannot be used ({error.strerror}): another program,"
-                " perhaps another engine, has it. Set [engine] port to a free one, or 0 for any."
-            ) from None
-        return int(probe.getsockname()[1])
-
-
-def _password_hash(path: Path) -> str:
-    if not path.exists():
-        _write(path, secrets.token_urlsafe(32), 0o600)
-    mode = stat.S_IMODE(path.stat().st_mode)
-    if mode & 0o077:
-        raise EngineError(f"{path} is readable by others (mode {mode:o}): chmod 600 it")
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _write(path: Path, text: str, mode: int) -> None:
-    temporary = path.with_suffix(".new")
-    with contextlib.suppress(FileNotFoundError):
-        temporary.unlink()
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-
-
-def _make_fifo(path: Path) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        path.unlink()
-    os.mkfifo(path, 0o600)
-
-
 def _drain(pipe: IO[bytes], words: collections.deque[str]) -> None:
     for line in pipe:
         words.append(line.decode("utf-8", "replace").strip()[:300])
-
-
-def _config_xml(config: EngineConfig, port: int) -> str:
-    data = escape(str(config.data))
-    return f"""<clickhouse>
-  <log-level>fatal</log-level>
-  <path>{data}/store/</path>
-  <tcp_port>{port}</tcp_port>
-  <listen_host>{HOST}</listen_host>
-  <users_config>users.xml</users_config>
-  <user_files_path>{data}/control/</user_files_path>
-  <default_profile>default</default_profile>
-  <default_database>default</default_database>
-  <timezone>UTC</timezone>
-  <shutdown_wait_unfinished>1</shutdown_wait_unfinished>
-  <max_connections>256</max_connections>
-  <max_server_memory_usage_to_ram_ratio>{config.memory_ratio}</max_server_memory_usage_to_ram_ratio>
-  <mark_cache_size>268435456</mark_cache_size>
-  <uncompressed_cache_size>0</uncompressed_cache_size>
-</clickhouse>
-"""
-
-
-def _users_xml(hashes: dict[str, str], database: str) -> str:
-    grants = {
-        "writer": (
-            f"GRANT SELECT, INSERT, CREATE DATABASE, CREATE TABLE, CREATE VIEW, ALTER COLUMN,"
-            f" ALTER SETTINGS, SHOW ON {database}.*",
-            "GRANT TABLE ENGINE ON *",
-            "GRANT SELECT ON system.*",
-        ),
-        "reader": (f"GRANT SELECT, SHOW ON {database}.*", "GRANT SELECT ON system.*"),
-        "keeper": (
-            f"GRANT ALL ON {database}.*",
-            f"GRANT ALL ON {VAULT}.*",
-            "GRANT TABLE ENGINE ON *",
-            "GRANT SELECT ON system.*",
-        ),
-    }
-    opener = (
-        "GRANT SYSTEM LISTEN ON *.*",
-        "GRANT READ ON FILE",
-        "GRANT CREATE TEMPORARY TABLE ON *.*",
-    )
-    people = [_user_xml("default", "<no_password/>", "default", opener)]
-    for user, digest in hashes.items():
-        secret = f"<password_sha256_hex>{digest}</password_sha256_hex>"
-        people.append(_user_xml(user, secret, user, grants[user]))
-    # readonly 2: reads alone, yet a session may set its own limits.
-    return f"""<clickhouse>
-  <profiles>
-    <default/>
-    <writer/>
-    <keeper/>
-    <reader><readonly>2</readonly></reader>
-  </profiles>
-  <quotas><default/></quotas>
-  <users>
-{"".join(people)}  </users>
-</clickhouse>
-"""
-
-
-def _user_xml(name: str, secret: str, profile: str, grants: tuple[str, ...]) -> str:
-    lines = "".join(f"<query>{escape(grant)}</query>" for grant in grants)
-    return (
-        f"    <{name}>{secret}<networks><ip>{HOST}</ip></networks><profile>{profile}</profile>"
-        f"<quota>default</quota><grants>{lines}</grants></{name}>\n"
-    )

@@ -16,13 +16,34 @@ import logging
 import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 import numpy as np
 from clickhouse_driver import Client as Driver
 from clickhouse_driver import errors as driver_errors
+
+from aggregator.store.endpoint import Capabilities, Endpoint, Version, read_password
+from aggregator.store.errors import (
+    Corrupt,
+    Misused,
+    Refused,
+    StoreError,
+    Unavailable,
+    error_of,
+)
+
+__all__ = [
+    "Capabilities",
+    "Client",
+    "Corrupt",
+    "Endpoint",
+    "Misused",
+    "Refused",
+    "StoreError",
+    "Unavailable",
+    "Version",
+    "read_password",
+]
 
 MAX_BLOCK_ROWS: Final = 100_000
 """Rows of one insert. Measured best between 50 and 100 thousand; one insert is one block, and a
@@ -35,77 +56,7 @@ _FIXED: Final = re.compile(r"FixedString\((\d+)\)")
 # went wrong is raised here, and statements carry personal data.
 logging.getLogger("clickhouse_driver").setLevel(logging.CRITICAL + 1)
 
-Version: TypeAlias = tuple[int, int]
 Values: TypeAlias = Sequence[Any] | np.ndarray[Any, Any]
-
-# Codes of dbms/src/Common/ErrorCodes.cpp, by who must act. These pass, or a retry mends them.
-_UNAVAILABLE: Final = frozenset({3, 32, 74, 75, 159, 160, 198, 202, 203, 209, 210, 225, 236, 242})
-_UNAVAILABLE_SERVER: Final = frozenset({252, 279, 285, 286, 319, 415, 425, 999})
-# The operator must act: authentication and access, memory, disk, quota, read-only.
-_REFUSED: Final = frozenset({164, 192, 193, 194, 195, 201, 241, 243, 291, 497, 516})
-# Data or metadata on disk is damaged.
-_CORRUPT: Final = frozenset({33, 40, 76, 107, 226, 228, 231, 246, 271, 273})
-
-
-class StoreError(RuntimeError):
-    """The store did not do what was asked. `code` is ClickHouse's, or 0 where it had none."""
-
-    def __init__(self, message: str, code: int = 0) -> None:
-        super().__init__(message)
-        self.code = code
-
-
-class Unavailable(StoreError):
-    """No answer, or a condition that passes: try again. Whether a write took place is unknown."""
-
-
-class Refused(StoreError):
-    """The engine answered no, and only the operator can change that: access, memory, disk."""
-
-
-class Corrupt(StoreError):
-    """What lies on disk is damaged; restore or repair before going on."""
-
-
-class Misused(StoreError):
-    """The statement or the data does not fit the tables: this code or the schema is wrong."""
-
-
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """Where the engine answers and as whom. The password comes from a file, never from argv."""
-
-    host: str
-    port: int
-    user: str
-    password: str = field(repr=False)
-    database: str = "tallyhold"
-    secure: bool = False
-    ca: Path | None = None
-    timeout_s: float = 300.0
-    """Longest silence within one statement; a merge-heavy engine may take minutes to answer."""
-
-
-@dataclass(frozen=True, slots=True)
-class Capabilities:
-    """What the server that answers can do beyond the common subset; from its version alone."""
-
-    version: Version
-    codecs: bool
-    window_functions: bool
-    deduplication_token: bool
-
-    @classmethod
-    def of(cls, version: Version) -> Capabilities:
-        return cls(version, version >= (20, 3), version >= (21, 9), version >= (22, 2))
-
-
-def read_password(path: Path) -> str:
-    """The password in a file, without the line end; raises Refused where it cannot be read."""
-    try:
-        return path.read_text(encoding="utf-8").strip("\r\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise Refused(f"password file {path}: {error}") from None
 
 
 class Client:
@@ -311,22 +262,4 @@ def _typed(error: Exception, *, detail: bool, where: str) -> StoreError:
     if detail:
         words = str(error.message).split("Stack trace")[0].strip()
         text += f": {words[:_MAX_DETAIL_CHARS]}"
-    if code in _REFUSED:
-        return Refused(f"{text} ({_ADVICE.get(code, 'access, memory or disk')})", code)
-    if code in _UNAVAILABLE or code in _UNAVAILABLE_SERVER:
-        return Unavailable(text, code)
-    if code in _CORRUPT:
-        return Corrupt(text, code)
-    return Misused(text, code)
-
-
-_ADVICE: Final = {
-    164: "the user may only read",
-    192: "unknown user: check [engine] user",
-    193: "wrong password: check [engine] password_file",
-    194: "a password is needed: set [engine] password_file",
-    241: "the engine is out of memory",
-    243: "the engine's disk is full: free space, ingest resumes by itself",
-    497: "the user lacks a grant",
-    516: "user or password is wrong: check [engine] user and password_file",
-}
+    return error_of(code, text)

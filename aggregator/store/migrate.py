@@ -3,7 +3,8 @@
 A file is in the common subset of SQL with three additions: `{engine:TABLE:ENGINE}` becomes the
 Replicated form where a cluster is configured, `{on_cluster}` becomes ` ON CLUSTER name` there, and
 a comment `-- since X.Y: STATEMENT;`, with more lines indented under it, runs only on servers of at
-least that version. Every statement can be repeated, so a migration that was cut short is simply run again.
+least that version. Every statement can be repeated, so a migration that was cut short is simply
+run again.
 """
 
 from __future__ import annotations
@@ -89,7 +90,9 @@ def _engine(table: str, engine: str, arguments: str, database: str, cluster: str
     if not cluster:
         return f"{engine}({arguments})" if arguments else f"{engine}()"
     path = f"'/clickhouse/tables/{{shard}}/{database}/{table}', '{{replica}}'"
-    return f"Replicated{engine}({path}, {arguments})" if arguments else f"Replicated{engine}({path})"
+    return (
+        f"Replicated{engine}({path}, {arguments})" if arguments else f"Replicated{engine}({path})"
+    )
 
 
 class Migrator:

@@ -144,7 +144,7 @@ LEDGER: Final = Table(
     replacing=False,
     personal=False,
 )
-"""What was taken from whom. It outlives the rows, so that a resend cannot bring purged rows back."""
+"""What was taken from whom. It outlives the rows, so that a resend brings no purged rows back."""
 
 RECORD_TABLES: Final[dict[str, Table]] = {
     name: table_of(record_class) for name, record_class in CLASSES.items()

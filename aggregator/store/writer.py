@@ -3,7 +3,7 @@
 A batch becomes one block for each partition it touches (more where a partition gets more than
 MAX_BLOCK_ROWS of its rows), always cut in the same places. A block is in whole or not at all, so
 after a doubt the number of rows with the batch's id in a partition says which blocks are in.
-Query ids are fixed, so that a block that is still being written can be seen, and waited for, by the ledger.
+Query ids are fixed, so that the ledger can see, and wait for, a block that is still being written.
 """
 
 from __future__ import annotations
@@ -121,8 +121,9 @@ class Writer:
         """Insert the rows of one batch (32 hex digits), each block once.
 
         With `in_doubt` an earlier attempt may have left blocks behind: count, and insert only what
-        is absent. No insert of the batch may be running then (`Ledger.await_quiet`). Raises BadTimes before anything is
-        written, and StoreError with the state unknown: then call again with `in_doubt`.
+        is absent. No insert of the batch may be running then (`Ledger.await_quiet`). Raises
+        BadTimes before anything is written, and StoreError with the state unknown: then call
+        again with `in_doubt`.
         """
         if set(columns) != set(self.table.names):
             odd = sorted(set(columns) ^ set(self.table.names))
@@ -165,8 +166,7 @@ class Writer:
                     f" {batch} is stored, which the engine never does by itself"
                 )
             chosen = {
-                name: columns[name] if rows is None else columns[name][rows]
-                for name in table.names
+                name: columns[name] if rows is None else columns[name][rows] for name in table.names
             }
             inserted += self._client.insert(
                 table.name, chosen, query_id(table.name, part.number, batch, block)

@@ -5,6 +5,11 @@ killed, so what passes meanwhile is still counted. `install` therefore keeps wha
 only rules differ (interfaces, IPv4 prefixes, conntrack) they are exchanged in one transaction
 and the counters go on. Where the meaning of the counters differs (IPv6 prefix length, larger
 sets) it refuses, unless told to replace the table, which reads the counters a last time first.
+
+Totals equal the subscribers' interface bytes less link headers, with these differences: traffic
+to or from the router itself is not forwarded; with connection tracking on, fragments are counted
+as the datagram they make, without the further headers (20 bytes a fragment, 48 for IPv6); GRO
+merges headers in the same way; what a flowtable offloads never comes to the hook.
 """
 
 from __future__ import annotations
@@ -194,7 +199,7 @@ def _create(
 
 def _conflict(config: NftConfig, found: str, sizes: dict[str, int]) -> str:
     """Why the table that is there cannot go on counting for `config`; empty where it can."""
-    how = "run `tallyhold collector install --replace`, which reads its counters first"
+    how = "start the collector once with --replace-table, which reads its counters first"
     if found.rsplit(" ", 1)[0] != _identity(config, "").rstrip():
         return f"table inet {TABLE} counts IPv6 by another prefix length: {how}"
     small = [name for name in SETS if sizes.get(name, 0) < config.size(int(name[-1]))]

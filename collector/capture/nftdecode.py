@@ -128,17 +128,22 @@ def _walk_elements(elements: bytes, key_size: int) -> tuple[U64, U64]:
     return _keys(raw), np.array(counters, np.uint64).reshape(-1, 2)
 
 
-def join(up_keys: U64, up: U64, down_keys: U64, down: U64) -> tuple[U64, U64]:
-    """Sorted keys of both sets once each, with up bytes, down bytes, up packets, down packets."""
-    keys = np.concatenate([up_keys, down_keys])
+def unique(keys: U64, counters: U64) -> tuple[U64, U64]:
+    """Keys sorted, each once, with the largest of its counters: they only count up."""
     if not len(keys):
-        return keys, np.empty((0, 4), np.uint64)
-    counters = np.zeros((len(keys), 4), np.uint64)
-    counters[: len(up_keys), 0::2] = up
-    counters[len(up_keys) :, 1::2] = down
+        return keys, counters
     order = np.lexsort((keys[:, 1], keys[:, 0]))
     keys, counters = keys[order], counters[order]
     first = np.ones(len(keys), bool)
     first[1:] = (keys[1:] != keys[:-1]).any(axis=1)
-    # The same key twice in one set: a resize under the dump; the larger is the later.
+    if first.all():
+        return keys, counters
     return keys[first], np.maximum.reduceat(counters, np.flatnonzero(first))
+
+
+def join(up_keys: U64, up: U64, down_keys: U64, down: U64) -> tuple[U64, U64]:
+    """Sorted keys of both sets once each, with up bytes, down bytes, up packets, down packets."""
+    counters = np.zeros((len(up_keys) + len(down_keys), 4), np.uint64)
+    counters[: len(up_keys), 0::2] = up
+    counters[len(up_keys) :, 1::2] = down
+    return unique(np.concatenate([up_keys, down_keys]), counters)

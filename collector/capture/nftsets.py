@@ -2,9 +2,8 @@
 
 Four sets are dumped with GETSETELEM (linux/netfilter/nf_tables.h) and decoded in bulk: elements of
 one set have one layout, so keys and counters are columns of a byte matrix. What the dump says is
-cumulative, which settles its weaknesses: an element dumped twice because the hash table was
-resized under the dump counts with its larger value, one that was skipped comes with the next
-reading.
+cumulative, which settles its weaknesses: an element dumped twice because others arrived under the
+dump counts with its larger value, one that was skipped comes with the next reading.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from typing import Final, Self
 
 import numpy as np
 
-from collector.capture.nftdecode import U64, decode, decode_one, integer, join
+from collector.capture.nftdecode import U64, decode, decode_one, integer, join, unique
 from collector.capture.rawnl import (
     NETLINK_NETFILTER,
     Answer,
@@ -42,7 +41,7 @@ _GETSETELEM: Final = _NFTABLES | 13
 _GETOBJ: Final = _NFTABLES | 19
 _GENMSG: Final = bytes((_FAMILY_INET, 0, 0, 0))
 _ATTEMPTS: Final = 3
-"""Reads of one moment before a dump that was interrupted is taken as it is."""
+"""Dumps of one set before what they gave is taken as it is."""
 
 
 class NftUnavailable(OSError):
@@ -121,36 +120,44 @@ class SetReader:
             return self._identity(link)[0]
 
     def read_sets(self) -> Reading:
-        """Every address of the four sets; `ts_ns` is the end of the dump.
+        """Every address of the four sets; `ts_ns` is the end of the dumps.
 
-        Read again, up to three times, when the rules changed under the dump or elements are
-        missing from it against the kernel's own count. After that the reading is taken as it is:
-        what it lacks comes with the next one.
+        Read again, up to three times, when the table is replaced under the dumps.
         """
         with self._open() as link:
-            for attempt in range(_ATTEMPTS):
+            for _ in range(_ATTEMPTS):
                 began_ns = self._now()
-                before, expected = self._identity(link)
-                dumps = [link.dump(_GETSETELEM, _set_body(name)) for name in SETS]
+                before, sizes = self._identity(link)
+                columns = [self._dump(link, name, sizes[name][0]) for name in SETS]
                 uncounted, outside = self._totals(link)
                 ts_ns = self._now()
-                after, sizes = self._identity(link)
-                columns = [decode(dump, name) for dump, name in zip(dumps, SETS, strict=True)]
-                if before != after:
-                    continue
-                settled = not any(dump.interrupted for dump in dumps) and all(
-                    len(keys) >= expected[name][0]
-                    for (keys, _), name in zip(columns, SETS, strict=True)
-                )
-                if settled or attempt == _ATTEMPTS - 1:
+                if self._identity(link)[0] == before:
                     fill = tuple(
                         Fill(name, len(keys), sizes[name][1])
                         for (keys, _), name in zip(columns, SETS, strict=True)
                     )
-                    return self._merge(began_ns, ts_ns, after, columns, fill, uncounted, outside)
+                    return self._merge(began_ns, ts_ns, before, columns, fill, uncounted, outside)
         raise NftUnavailable(
             errno.EAGAIN, "table inet tally was replaced three times while it was read; try again"
         )
+
+    def _dump(self, link: NftLink, name: str, expected: int) -> tuple[U64, U64]:
+        """Sorted keys, each once, and counters of one set that had `expected` elements.
+
+        Dumped again, up to three times, when the rules changed under it or elements are missing:
+        a dump goes on by position, and elements that arrive meanwhile move the others. The
+        dumps are joined; what all of them lack comes with the next reading.
+        """
+        keys, counters = np.empty((0, 2), np.uint64), np.empty((0, 2), np.uint64)
+        for _ in range(_ATTEMPTS):
+            dump = link.dump(_GETSETELEM, _set_body(name))
+            more = decode(dump, name)
+            keys, counters = unique(
+                np.concatenate([keys, more[0]]), np.concatenate([counters, more[1]])
+            )
+            if len(keys) >= expected and not dump.interrupted:
+                break
+        return keys, counters
 
     def read_one(self, address: bytes) -> Sample:
         """The counters of one address (16 bytes, masked here); zeros where no set holds it."""

@@ -48,6 +48,9 @@ _ARPHRD_ETHERNET: Final = frozenset((1, _ARPHRD_LOOPBACK))
 _ARPHRD_RAW: Final = frozenset((512, 519, 768, 769, 776, 778, 65534))
 """PPP, raw IP, tunnels of both families, GRE, and no header at all (tun, WireGuard)."""
 
+_WHOLE: Final = 262_144
+"""More than any frame: offloads merge up to 64 KiB, and BIG TCP, which is bulk, never passes."""
+
 _IFREQ: Final = struct.Struct("@16s24s")
 _STATISTICS: Final = struct.Struct("@II")
 _IOVEC: Final = np.dtype([("base", np.uintp), ("len", np.uintp)])
@@ -273,7 +276,7 @@ class PacketSource:
 
     def losses(self, now_ns: int) -> list[Loss]:
         """Losses since the last call. Call it every second or so: it also finds the interface
-        again when it was away."""
+        again when it was away. Raises CaptureUnavailable if it came back of another kind."""
         opened = self._open_socket()
         passed, dropped = _STATISTICS.unpack(
             opened.getsockopt(_SOL_PACKET, _PACKET_STATISTICS, _STATISTICS.size)
@@ -290,7 +293,8 @@ class PacketSource:
 
     def _prepare(self, opened: socket.socket, hardware: int) -> None:
         """Everything that must stand before the first frame arrives, which needs a bind."""
-        code = program(self._config.ports, self._linktype, self._config.snaplen)
+        # The slot cuts long frames, not the filter, since only that is told (MSG_TRUNC).
+        code = program(self._config.ports, self._linktype, _WHOLE)
         buffer = ctypes.create_string_buffer(code, len(code))
         fprog = struct.pack("@HP", len(code) // 8, ctypes.addressof(buffer))
         opened.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, fprog)

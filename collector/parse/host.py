@@ -14,7 +14,7 @@ MAX_HOST_BYTES: Final = 253
 MAX_AUTHORITY_BYTES: Final = 4096
 """Longest authority read: a host and a port need 260, the rest is room for user-info to discard."""
 
-_NAME: Final = re.compile(rb"(?:[a-z0-9_-]{1,63}\.)*[a-z0-9_-]{1,63}")
+_is_name: Final = re.compile(rb"(?:[a-z0-9_-]{1,63}\.)*[a-z0-9_-]{1,63}").fullmatch
 _PORT: Final = re.compile(rb":[0-9]{0,5}\Z")
 
 
@@ -26,10 +26,8 @@ def clean_host(raw: bytes) -> str:
     many real hosts carry it. Everything else, the empty name and names in UTF-8 among it, raises
     ParseError("host"): what no resolver would resolve is no visited host.
     """
-    name = raw.lower()
-    if name.endswith(b"."):
-        name = name[:-1]
-    if len(name) > MAX_HOST_BYTES or not _NAME.fullmatch(name):
+    name = raw.lower().removesuffix(b".")
+    if len(name) > MAX_HOST_BYTES or not _is_name(name):
         raise ParseError("host")
     return name.decode("ascii")
 

@@ -34,8 +34,8 @@ class QuicLimits:
     """Bounds of `QuicInitials`.
 
     A handshake is over in a few round trips: 10 s cover every client that will succeed. 16,384
-    connections are 1,600 new ones a second over that time. 32 MiB hold two full datagrams of
-    each, with as much again for a few that are larger.
+    connections are 1,600 new ones a second over that time. 64 MiB hold three full datagrams of
+    each.
     """
 
     connections: int = 16_384

@@ -202,30 +202,30 @@ class Observer:
         counts = self._stages["packets"]
         counts["seen"] += 1
         counts["recorded"] += 1
+        access = "access" in roles
+        # Servers' ports come before those of SIP, which a client may have picked for itself.
         if packet.proto == UDP:
-            if sport in ports.sip or dport in ports.sip:
-                return self._sip(packet, packet.payload)
-            if "access" in roles:
-                if sport in ports.dns:
-                    return self._dns(packet, packet.payload)
-                if dport in ports.quic:
-                    return self._quic(packet)
-                if dport in ports.dhcp:
-                    self._stages["dhcp"]["seen"] += 1
-                    _ignore(self._stages["dhcp"], "unread")
-                    return []
+            if access and sport in ports.dns:
+                return self._dns(packet, packet.payload)
+            if access and dport in ports.quic:
+                return self._quic(packet)
+            if access and dport in ports.dhcp:
+                self._stages["dhcp"]["seen"] += 1
+                _ignore(self._stages["dhcp"], "unread")
+                return []
             if "control" in roles and (sport in ports.radius or dport in ports.radius):
                 return self._radius(packet)
+            if sport in ports.sip or dport in ports.sip:
+                return self._sip(packet, packet.payload)
         elif packet.proto == TCP:
+            if access and (dport in ports.tls or dport in ports.http):
+                return self._stream(packet)
+            if access and sport in ports.dns:
+                return self._dns_segment(packet)
             if sport in ports.sip or dport in ports.sip:
                 return self._sip_segment(packet)
-            if "access" in roles:
-                if dport in ports.tls or dport in ports.http:
-                    return self._stream(packet)
-                if sport in ports.dns:
-                    return self._dns_segment(packet)
-                if ports.tls and tls.looks_like_client_hello(packet.payload):
-                    return self._elsewhere(packet)
+            if access and ports.tls and tls.looks_like_client_hello(packet.payload):
+                return self._elsewhere(packet)
         counts["recorded"] -= 1
         _ignore(counts, "no-route")
         return []

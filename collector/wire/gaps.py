@@ -154,7 +154,7 @@ def _halve(same: list[Loss]) -> list[Loss]:
 
 
 def _distinct(losses: Iterable[Loss]) -> list[Loss]:
-    """Losses that differ in the unit alone would share a record_id: widen by a nanosecond."""
+    """Losses that differ in the unit alone would share a record_id: end one a nanosecond later."""
     seen: set[bytes] = set()
     result = []
     for loss in losses:

@@ -126,6 +126,11 @@ def udp4(payload: bytes, sport: int, dport: int) -> Packet:
     return Ether(**MAC) / IP(**CLIENT) / UDP(sport=sport, dport=dport) / payload
 
 
+def compressed(protocol: int, inner: bytes) -> bytes:
+    """A PPPoE session packet whose PPP protocol field is one byte (RFC 1661 section 6.5)."""
+    return struct.pack(">BBHHB", 0x11, 0, 3, len(inner) + 1, protocol) + inner
+
+
 def both_families(packet: Packet) -> list[Packet]:
     """The frame, and the same over IPv6."""
     return [packet, Ether(**MAC) / IPv6(**CLIENT6) / packet[IP].payload.copy()]
@@ -185,7 +190,10 @@ UNWANTED = {
     "upload-least-mtu": tcp4(b"x" * 1208),
     "upload-merged": tcp4(b"x" * (TAIL_BYTES + 1), flags="PA"),
     "upload-http": tcp4(b"x" * 1448, 80),
-    "download": Ether(**MAC) / IP(**CLIENT) / TCP(sport=443, dport=40000, flags="PA") / (b"x" * 100),
+    "download": Ether(**MAC)
+    / IP(**CLIENT)
+    / TCP(sport=443, dport=40000, flags="PA")
+    / (b"x" * 100),
     "server-hello": Ether(**MAC)
     / IP(**CLIENT)
     / TCP(sport=443, dport=40000)
@@ -213,6 +221,7 @@ def test_verdict_in_every_encapsulation(name: str, frame: Packet, wanted: bool) 
             Ether(**MAC) / Dot1AD(vlan=9) / Dot1Q(vlan=7) / inner,
             Ether(**MAC) / PPPoE(sessionid=3) / PPP(proto=protocol) / inner,
             Ether(**MAC) / Dot1Q(vlan=7) / PPPoE(sessionid=3) / PPP(proto=protocol) / inner,
+            Ether(**MAC, type=0x8864) / compressed(protocol, bytes(inner)),
         ):
             assert passes(wrapped) is wanted
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -296,6 +297,42 @@ def test_twenty_thousand_elements_are_read_whole() -> None:
     assert all(found[key] == (n, 0) for n, key in enumerate(keys))
     assert all(found[f"2001:db8:{n:x}::"] == (0, n) for n in (1, 2, 255, 19_999))
     assert reading.fill[0].elements == 20_000 and reading.fill[0].size == CONFIG.max_elements
+
+
+@pytest.mark.lab
+def test_addresses_that_arrive_under_a_dump_hide_no_others(lab: Router, reader: SetReader) -> None:
+    """A dump goes on by position; with thousands of arrivals a second single dumps skip many."""
+    with inside(lab.a.ns):
+        device = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+        own = run("ip", "-br", "link", "show", "line").split()[2]
+    gateway = run("ip", "-br", "link", "show", "acc0").split()[2]
+    ethernet = bytes.fromhex(gateway.replace(":", "") + own.replace(":", "") + "86dd")
+    for key in ("all", "acc0"):
+        run("sysctl", "-qw", f"net.ipv4.conf.{key}.rp_filter=0")
+
+    def send() -> None:
+        for n in range(20_000):
+            source = bytes.fromhex("20010db80100") + n.to_bytes(2, "big") + bytes(8)
+            udp6 = bytes.fromhex("6000000000083b40") + source + addr.pack(lab.up.ipv6)
+            device.send(ethernet + udp6 + bytes(8))
+            if n % 50 == 0:
+                time.sleep(0.002)
+
+    wide = NftConfig(("acc*",), ("2001:db8:100::/48",), conntrack=False)
+    seen: set[bytes] = set()
+    with device:
+        assert install(wide, time.time_ns, replace=True).action == "replaced"
+        device.bind(("line", 0))
+        sender = threading.Thread(target=send)
+        sender.start()
+        while sender.is_alive():
+            found = {raw.tobytes() for raw in reader.read_sets().addresses}
+            assert not seen - found
+            seen = found
+        sender.join()
+    reading = reader.read_sets()
+    assert len(reading.addresses) == 20_000
+    assert int(reading.counters[:, 2].sum()) == 20_000
 
 
 def test_the_shipped_rules_are_those_the_code_installs() -> None:

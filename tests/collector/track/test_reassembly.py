@@ -72,6 +72,14 @@ def test_overlaps_keep_the_first_copy() -> None:
     assert _feed(table, segment(b"YYYYYYYYij", 100)) == b"abcdefghij"
 
 
+def test_bytes_before_the_beginning_are_cut_off() -> None:
+    table = StreamTable()
+    table.feed(segment(b"", 2**32 - 3, SYN), 0)
+    assert _feed(table, segment(b"ab", 2**32 - 2)) == b"ab"
+    # A keep-alive probe repeats the octet before; here one more comes with what is new.
+    assert _feed(table, segment(b"\0", 2**32 - 3), segment(b"\0abcd", 2**32 - 3)) == b"abcd"
+
+
 def test_data_on_the_syn_is_read() -> None:
     packet = segment(REQUEST, 41, SYN)
     assert StreamTable().feed(packet, 0) == REQUEST

@@ -1,0 +1,53 @@
+"""A configuration in, a read-only connection to whichever engine it names out."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from aggregator.config import Config
+from aggregator.store.client import Client
+from aggregator.store.endpoint import Endpoint, read_password
+from aggregator.store.errors import Refused, Unavailable
+
+
+def reader(config: Config, user: str = "reader") -> Client:
+    """A client that can only read. Nothing is sent until it is asked something.
+
+    Raises Unavailable where the bundled engine was never started, and Refused where its password
+    file may not be read by the caller.
+    """
+    engine = config.engine
+    if engine.kind == "server":
+        password = read_password(engine.password_file) if engine.password_file else ""
+        port = engine.port or 9000
+        return Client(
+            Endpoint(
+                engine.host,
+                port,
+                engine.user,
+                password,
+                engine.database,
+                engine.secure,
+                engine.ca,
+                engine.timeout_s,
+            )
+        )
+    password = read_password(engine.data / f"{user}.password")
+    endpoint = Endpoint("127.0.0.1", bundled_port(engine.data), user, password, engine.database)
+    return Client(endpoint)
+
+
+def bundled_port(data: Path) -> int:
+    """The port that the engine in this folder was last started on."""
+    try:
+        found = re.search(r"<tcp_port>(\d+)</tcp_port>", (data / "config.xml").read_text())
+    except FileNotFoundError:
+        raise Unavailable(
+            f"no engine was ever started in {data}: run tallyhold appliance"
+        ) from None
+    except OSError as error:
+        raise Refused(f"{data}/config.xml: {error.strerror}") from None
+    if found is None:
+        raise Unavailable(f"{data}/config.xml names no port: start the appliance again")
+    return int(found[1])
