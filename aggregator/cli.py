@@ -77,6 +77,114 @@ def _demand() -> None:
     """
 
 
+@appliance.command("init")
+def appliance_init(
+    folder: Annotated[Path, typer.Argument(help="Folder for the configuration, keys and data.")],
+    name: Annotated[
+        list[str],
+        typer.Option("--name", help="Name or address by which collectors reach it; repeatable."),
+    ],
+    listen: Annotated[str, typer.Option(help="Address that collectors connect to.")] = (
+        "0.0.0.0:8443"
+    ),
+    metrics: Annotated[str, typer.Option(help="Address that Prometheus scrapes.")] = (
+        "127.0.0.1:9465"
+    ),
+    engine_port: Annotated[int, typer.Option(help="Engine's port on loopback; 0 any.")] = 0,
+) -> None:
+    """Make a certificate authority, a server certificate and a configuration in one folder.
+
+    Can be run again: what exists and is good stays as it is.
+
+    Example: tallyhold appliance init /etc/tallyhold --name aggregator.isp.example
+    """
+    from aggregator.setup import SetupError, initialise
+
+    try:
+        path, lines = initialise(folder.resolve(), name, listen, metrics, engine_port)
+    except SetupError as error:
+        fail(str(error))
+    for line in lines:
+        typer.echo(line)
+    typer.echo(f"next: tallyhold appliance run --config {path}")
+
+
+@appliance.command("enrol")
+def appliance_enrol(
+    collector: Annotated[str, typer.Argument(help="Name of the collector, e.g. edge-1.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder for ca.pem, NAME.pem and NAME.key.")
+    ],
+    config: ConfigPath = configuration.DEFAULT_PATH,
+) -> None:
+    """Issue the certificate by which a collector is known; copy the folder to the router.
+
+    Example: tallyhold appliance enrol edge-1 --output edge-1-pki
+    """
+    from aggregator.setup import SetupError, enrol
+
+    try:
+        files = enrol(load(config), collector, output)
+    except SetupError as error:
+        fail(str(error))
+    for file in files:
+        typer.echo(f"wrote {file}")
+
+
+@appliance.command("revoke")
+def appliance_revoke(
+    collector: Annotated[str, typer.Argument(help="Name of the collector, e.g. edge-1.")],
+    config: ConfigPath = configuration.DEFAULT_PATH,
+) -> None:
+    """Refuse a collector's certificate from now on; the running appliance notices by itself.
+
+    Example: tallyhold appliance revoke edge-1
+    """
+    from aggregator.setup import SetupError, revoke
+
+    try:
+        serial = revoke(load(config), collector)
+    except SetupError as error:
+        fail(str(error))
+    typer.echo(f"revoked certificate {serial:x} of {collector}")
+
+
+@appliance.command("run")
+def appliance_run(config: ConfigPath = configuration.DEFAULT_PATH) -> None:
+    """Run the engine and the aggregator until SIGTERM or Ctrl-C.
+
+    Example: tallyhold appliance run --config /etc/tallyhold/aggregator.toml
+    """
+    import asyncio
+    import logging
+
+    from aggregator.service import STARTUP_ERRORS, Aggregator, run
+
+    settings = load(config)
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        asyncio.run(run(Aggregator(settings)))
+    except STARTUP_ERRORS as error:
+        fail(str(error))
+
+
+@appliance.command("check-config")
+def appliance_check_config(
+    config: ConfigPath = configuration.DEFAULT_PATH,
+    dump: Annotated[bool, typer.Option("--dump", help="Print the effective settings.")] = False,
+) -> None:
+    """Report every problem of the configuration at once, or print what it comes to.
+
+    Example: tallyhold appliance check-config --dump
+    """
+    settings = load(config)
+    if dump:
+        json.dump(configuration.dump(settings), sys.stdout, indent=1)
+        sys.stdout.write("\n")
+    else:
+        typer.echo(f"{config}: no problem found")
+
+
 @billing.command("usage")
 def billing_usage(
     subscriber: Subscriber,

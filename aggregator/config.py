@@ -112,6 +112,13 @@ class Attribution:
 
 
 @dataclass(config=_STRICT)
+class Audit:
+    """Where look-ups of identified records are recorded; the folder of whoever asks."""
+
+    folder: Folder = Path("/var/lib/tallyhold/audit")
+
+
+@dataclass(config=_STRICT)
 class Limits:
     """How much to bear at once, and how far clocks may differ. demand_lines: fewest lines of an
     area whose number is stored."""
@@ -138,6 +145,7 @@ class Config:
     ] = field(default_factory=dict)
     attribution: Attribution = field(default_factory=Attribution)
     limits: Limits = field(default_factory=Limits)
+    audit: Audit = field(default_factory=Audit)
 
     def networks(self) -> dict[str, list[ipaddress.IPv4Network | ipaddress.IPv6Network]]:
         """Areas with their prefixes parsed."""
@@ -156,7 +164,7 @@ def load(path: Path) -> Config:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(
-            path, ["no such file; copy deploy/examples/aggregator.toml and edit it"]
+            path, ["no such file; make one with `tallyhold appliance init`"]
         ) from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(path, [str(error)]) from None

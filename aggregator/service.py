@@ -10,23 +10,24 @@ import asyncio
 import contextlib
 import logging
 import signal
-import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import Any, Final
 
-from aggregator.attribution.attribute import attribute
-from aggregator.attribution.bindings import OPEN, Binding, BindingIndex
+from aggregator.attribution.attributor import SharedAttributor
 from aggregator.attribution.feed import recent_bindings
 from aggregator.config import Config
 from aggregator.ingest.demand import Areas
+from aggregator.ingest.listen import ListenError
 from aggregator.ingest.pipeline import Pipeline, PipelineConfig
 from aggregator.ingest.server import IngestServer, ServerConfig
-from aggregator.ingest.tls import TlsFiles, TlsGate
+from aggregator.ingest.tls import TlsError, TlsFiles, TlsGate
 from aggregator.metrics import Metrics
 from aggregator.store.bundled import Engine, EngineConfig
 from aggregator.store.client import Client, Endpoint, StoreError, read_password
+from aggregator.store.engine_files import EngineError
 from aggregator.store.migrate import Migrator
+from aggregator.store.schema import SchemaError
 from aggregator.store.writer import Closed, never_closed
 
 log = logging.getLogger(__name__)
@@ -38,51 +39,8 @@ _FORGET_EVERY_S: Final = 3600.0
 _SERVER_PORT: Final = 9000
 
 
-class IndexAttributor:
-    """The binding index behind a lock: batches of several collectors arrive at a time."""
-
-    def __init__(self, tolerance_us: int) -> None:
-        self._index = BindingIndex()
-        self._tolerance_us = tolerance_us
-        self._lock = threading.Lock()
-
-    def load(self, client: Client, since_us: int) -> int:
-        """Fill the index from the store; gives the number of intervals it holds."""
-        with self._lock:
-            for collector, binding in recent_bindings(client, since_us):
-                self._index.apply(collector, [binding])
-            return len(self._index)
-
-    def forget_before(self, horizon_us: int) -> int:
-        with self._lock:
-            return self._index.forget_before(horizon_us)
-
-    def apply(self, collector: str, bindings: Mapping[str, Sequence[Any]]) -> None:
-        rows = zip(
-            bindings["record_id"],
-            bindings["observed_us"],
-            bindings["subscriber"],
-            bindings["address"],
-            bindings["prefix_len"],
-            bindings["valid_from_us"],
-            (end or OPEN for end in bindings["valid_to_us"]),
-            strict=True,
-        )
-        with self._lock:
-            self._index.apply(collector, [Binding(*row) for row in rows])
-
-    def attribute(
-        self,
-        collector: str,
-        address: Sequence[bytes],
-        prefix_len: Sequence[int],
-        start_us: Sequence[int],
-        end_us: Sequence[int],
-    ) -> tuple[list[str], list[str]]:
-        with self._lock:
-            return attribute(
-                self._index, collector, address, prefix_len, start_us, end_us, self._tolerance_us
-            )
+STARTUP_ERRORS: Final = (EngineError, StoreError, SchemaError, TlsError, ListenError)
+"""What `Aggregator.start` raises; each says in plain words what to do."""
 
 
 class Aggregator:
@@ -107,7 +65,7 @@ class Aggregator:
         self._closed = closed
         self._now = now
         self._is_up = False
-        self._attributor = IndexAttributor(int(config.attribution.tolerance_s * 1e6))
+        self._attributor = SharedAttributor(int(config.attribution.tolerance_s * 1e6))
         self._watcher: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -172,7 +130,8 @@ class Aggregator:
         for step in Migrator(self.client, self._now_us, cluster=settings.cluster).run():
             log.info("migration %04d %s done", step.migration.number, step.migration.name)
         since = self._now_us() - self.config.attribution.history_days * _DAY_US
-        log.info("%d bindings in memory", self._attributor.load(self.client, since))
+        self._attributor.load(recent_bindings(self.client, since))
+        log.info("%d bindings in memory", len(self._attributor))
 
     def endpoint(self, user: str = "writer") -> Endpoint:
         """Where the store answers; `user` is one of the bundled engine's, and ignored else."""

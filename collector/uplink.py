@@ -233,14 +233,17 @@ class Uplink:
         }
         try:
             connection.request("POST", self._target, body=data, headers=headers)
-        except ConnectionError:
+        except (ConnectionError, ssl.SSLEOFError):
             # The peer broke off. In TLS 1.3 the client learns only now that its certificate was
             # not taken: the alert, or an early answer, is still there to be read.
             self._guard.allow(_LAST_WORDS_S)
         response = connection.getresponse()
-        body = response.read(MAX_RECEIPT_BYTES + 1)
-        if len(body) > MAX_RECEIPT_BYTES or not response.isclosed():
-            self._disconnect()  # there is more to come, or the end was not seen
+        try:
+            body = response.read(MAX_RECEIPT_BYTES + 1)
+            if len(body) > MAX_RECEIPT_BYTES or not response.isclosed():
+                self._disconnect()  # there is more to come, or the end was not seen
+        finally:
+            response.close()
         return response.status, response.getheader("Retry-After"), body
 
     def _judge(

@@ -51,7 +51,6 @@ _ALERT_WORDS: Final = {
     "ACCESS_DENIED": "the aggregator denies this collector access",
     "PROTOCOL_VERSION": "the aggregator speaks no TLS version that is allowed here",
     "HANDSHAKE_FAILURE": "the aggregator and this collector have no TLS settings in common",
-    "UNEXPECTED_EOF": "the aggregator closed the connection",
     "KEY_VALUES_MISMATCH": "this collector's key does not belong to its certificate",
     "WRONG_VERSION_NUMBER": "what answers at this address does not speak TLS",
 }
@@ -164,6 +163,7 @@ class Connection(http.client.HTTPSConnection):
         context = self._identity.context()
         raw = _dial(self.host, self.port, self._guard)
         try:
+            raw.getpeername()  # wrap_socket leaks the socket of a peer that has gone already
             sock = context.wrap_socket(
                 raw, server_hostname=self.host, do_handshake_on_connect=False
             )
@@ -216,6 +216,8 @@ def explain(error: BaseException) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         words = _VERIFY_WORDS.get(error.verify_code)
         return words or f"the certificate of the aggregator is not valid ({error.verify_code})"
+    if isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError):
+        return "the aggregator closed the connection"
     if isinstance(error, ssl.SSLError):
         reason = error.reason or "no reason given"
         for name, words in _ALERT_WORDS.items():

@@ -35,14 +35,17 @@ class SharedAttributor:
 
     def apply(self, collector: str, bindings: Mapping[str, Sequence[Any]]) -> None:
         """Take binding columns of a batch; `valid_to_us` is 0 while open."""
-        names = ("record_id", "observed_us", "subscriber", "address", "prefix_len")
         rows = zip(
-            *(bindings[name] for name in names),
+            bindings["record_id"],
+            bindings["observed_us"],
+            bindings["subscriber"],
+            bindings["address"],
+            bindings["prefix_len"],
             bindings["valid_from_us"],
-            bindings["valid_to_us"],
+            (end or OPEN for end in bindings["valid_to_us"]),
             strict=True,
         )
-        taken = [Binding(*row[:5], row[5], row[6] or OPEN) for row in rows]
+        taken = [Binding(*row) for row in rows]
         with self._lock:
             self._index.apply(collector, taken)
 

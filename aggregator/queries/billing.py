@@ -321,6 +321,16 @@ def _late(
                 yield row, reason
 
 
+EXPORT_COLUMNS: Final = (
+    "subscriber",
+    "period",
+    "up_bytes",
+    "down_bytes",
+    "connected_s",
+    "calls_answered",
+    "talk_ms",
+    "completeness",
+)
 USAGE_COUNTERS: Final = ("up_bytes", "down_bytes", "up_packets", "down_packets", "flows")
 
 _USAGE_BY_DAY: Final = """

@@ -83,7 +83,8 @@ def statements(text: str, version: Version, database: str, cluster: str = "") ->
     )
     expanded = expanded.replace("{on_cluster}", f" ON CLUSTER {cluster}" if cluster else "")
     expanded = expanded.replace("{database}", database)
-    return tuple(part.strip() for part in expanded.split(";\n") if part.strip(" ;\n"))
+    parts = (part.strip(" ;\n") for part in expanded.split(";\n"))
+    return tuple(part for part in parts if part)
 
 
 def _engine(table: str, engine: str, arguments: str, database: str, cluster: str) -> str:

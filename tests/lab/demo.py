@@ -25,9 +25,9 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from tests.lab import netns
-from tests.lab.appliance import Appliance, Answers
+from tests.lab.appliance import Answers, Appliance
+from tests.lab.context import Progress as Step
 from tests.lab.lab import Lab
-from tests.lab.runner import Progress as Step
 from tests.lab.truth import CallTruth, SubscriberTruth, Truth
 
 ROOT: Final = Path(__file__).parents[2]
@@ -46,37 +46,46 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, default=FOLDER, help="where to work")
     options = parser.parse_args()
     netns.maybe_reexec_rootless()
-    console = Console()
+    console = Console(emoji=False)
     folder = options.folder.resolve()
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGINT, _interrupt)
     try:
-        with Lab(folder / "lab", wall_s=options.wall, scale=options.scale) as lab:
-            with Appliance(folder, lab, window_s=WINDOW_S) as appliance:
-                console.print(f"[bold]Tallyhold demo[/bold] in {_relative(folder)}")
-                for line in appliance.addresses():
-                    console.print(f"  {line}")
-                with _progress(console) as show:
-                    truth = lab.run_day(progress=show)
-                console.print("The day is over; waiting for its last window.")
-                appliance.wait_complete(truth.end_ns)
-                report = build_report(truth, appliance.answers(truth))
-                path = folder / "report.json"
-                path.write_text(json.dumps(report, indent=1) + "\n")
-                print_report(console, report)
-                console.print(f"\nReport: {_relative(path)}")
-                console.print(_questions(appliance, truth))
-                if options.keep:
-                    console.print("\nEverything is left running; Ctrl-C ends and removes it.")
-                    _wait()
-                return 0 if report["ok"] else 1
+        with (
+            Lab(folder / "lab", wall_s=options.wall, scale=options.scale) as lab,
+            Appliance(folder, lab, window_s=WINDOW_S) as appliance,
+        ):
+            return run(console, lab, appliance, keep=options.keep)
     except KeyboardInterrupt:
         console.print("\nInterrupted; everything that was started has been removed.")
         return 130
     except (netns.LabError, RuntimeError, OSError) as error:
         console.print(f"[red]The demo failed:[/red] {error}")
         return 1
+
+
+def run(console: Console, lab: Lab, appliance: Appliance, *, keep: bool) -> int:
+    """Play the day on a running appliance, report, and wait where it is to be kept."""
+    console.print(f"[bold]Tallyhold demo[/bold] in {_relative(appliance.folder)}")
+    for line in appliance.addresses():
+        console.print(f"  {line}")
+    with _progress(console) as show:
+        truth = lab.run_day(progress=show)
+    console.print("The day is over; waiting for its last window.")
+    appliance.wait_complete(truth.end_ns)
+    report = build_report(truth, appliance.answers(truth))
+    path = appliance.folder / "report.json"
+    path.write_text(json.dumps(report, indent=1) + "\n")
+    print_report(console, report)
+    console.print(f"\nReport: {_relative(path)}")
+    console.print(_questions(appliance, truth))
+    if keep:
+        console.print("\nEverything is left running; Ctrl-C ends and removes it.")
+        while True:
+            time.sleep(1.0)
+    return 0 if report["ok"] else 1
 
 
 def build_report(truth: Truth, answers: Answers) -> dict[str, Any]:
@@ -170,7 +179,7 @@ def print_report(console: Console, report: dict[str, Any]) -> None:
     for row in report["subscribers"]:
         billed, expected = row["billed"], row["truth"]
         cells = [_pair(billed[k], expected[k]) for k in ("up_bytes", "down_bytes")]
-        connected = f"{billed['connected_s']:.1f} / {expected['connected_s']:.1f}"
+        connected = f"{billed['connected_s']:.1f}/{expected['connected_s']:.1f}"
         hosts = _pair(len(billed["hosts"]), len(expected["hosts"]))
         share = f"{row['completeness']:.0%}"
         table.add_row(row["id"], *cells, connected, hosts, share, _mark(row["ok"]))
@@ -190,7 +199,9 @@ def print_report(console: Console, report: dict[str, Any]) -> None:
     console.print(table)
     for loss in report["losses"]:
         console.print(f"[red]loss[/red] {json.dumps(loss)}")
-    verdict = "[green]Everything agrees.[/green]" if report["ok"] else "[red]Something differs.[/red]"
+    verdict = (
+        "[green]Everything agrees.[/green]" if report["ok"] else "[red]Something differs.[/red]"
+    )
     console.print(verdict)
 
 
@@ -198,7 +209,7 @@ def _pair(left: object, right: object) -> str:
     def text(value: object) -> str:
         return f"{value:,}" if isinstance(value, int) else str(value)
 
-    return text(left) if left == right else f"{text(left)} / {text(right)}"
+    return text(left) if left == right else f"{text(left)}/{text(right)}"
 
 
 def _mark(ok: bool) -> str:
@@ -247,11 +258,6 @@ def _progress(console: Console) -> Iterator[Any]:
 
         yield show
         bar.update(task, completed=1.0, clock="24:00")
-
-
-def _wait() -> None:
-    while True:
-        time.sleep(1.0)
 
 
 def _interrupt(number: int, frame: object) -> None:

@@ -1,0 +1,350 @@
+"""Batches into both engines: attributed, written once whatever breaks, counted without a rest."""
+
+from __future__ import annotations
+
+import ipaddress
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aggregator.ingest.demand import Areas
+from aggregator.ingest.pipeline import Pipeline
+from aggregator.metrics import OUTCOMES, Metrics
+from aggregator.service import IndexAttributor
+from aggregator.store.bundled import Engine, EngineConfig
+from aggregator.store.client import Client, Unavailable, Values
+from aggregator.store.migrate import Migrator
+from aggregator.store.writer import Closed, never_closed
+from collector.wire.batch import Receipt
+from collector.wire.codec import peek
+from tests.aggregator.support import (
+    DAY,
+    NOON,
+    DebianServer,
+    S,
+    Spool,
+    Store,
+    binding_row,
+    rows,
+    usage_rows,
+    wait_for,
+)
+
+pytestmark = pytest.mark.engine
+
+NOW = NOON + 310 * S
+AREAS = Areas({"north": [ipaddress.ip_network("10.0.0.0/8")]})
+LINES = [f"10.0.0.{n}" for n in range(1, 13)]
+
+
+class Ingest:
+    """A pipeline with everything it needs, as after a start of the service."""
+
+    def __init__(self, client: Client, closed: Closed = never_closed) -> None:
+        self.metrics = Metrics()
+        self.pipeline = Pipeline(
+            client,
+            IndexAttributor(500_000),
+            AREAS,
+            self.metrics,
+            closed=closed,
+            now=lambda: NOW,
+        )
+
+    def send(self, data: bytes, *, sent_ns: int = NOW, identity: str = "edge-1") -> Receipt:
+        return self.pipeline.take(data, identity=identity, sent_ns=sent_ns, arrived_ns=NOW)
+
+    def sample(self, name: str, **labels: str) -> float:
+        full = f"tallyhold_aggregator_{name}"
+        return self.metrics.registry.get_sample_value(full, labels) or 0.0
+
+    def is_conserved(self, *classes: str) -> bool:
+        return all(
+            self.sample("rows_received_total", record_class=name)
+            == sum(self.sample("rows_total", record_class=name, outcome=o) for o in OUTCOMES)
+            for name in classes
+        )
+
+
+def full_batch(spool: Spool) -> bytes:
+    """Twelve bound lines with usage, one visit, one call, a link and a gap."""
+    who = {"address": rows("usage", {})["address"][0], "prefix_len": 128}
+    first = usage_rows(LINES[:1])["address"][0]
+    at = {"start_ns": NOON, "end_ns": NOON + 300 * S}
+    return spool.batch(
+        {
+            "binding": rows(
+                "binding", *(binding_row(a, f"line-{a}", NOON - DAY // 4) for a in LINES)
+            ),
+            "usage": usage_rows([*LINES, "10.0.9.9"]),
+            "visit": rows(
+                "visit",
+                {**at, "address": first, "prefix_len": 128, "host": "example.org"}
+                | {"first_ns": NOON + S, "last_ns": NOON + 2 * S, "evidence": "tls"},
+            ),
+            "call": rows("call", {**who, "start_ns": NOON + S, "address": first, "a_raw": "+44"}),
+            "link": rows("link", {**at, "interface": "eth0", "role": "access"}),
+            "gap": rows("gap", {**at, "stage": "capture", "reason": "kernel-drop"}),
+        }
+    )
+
+
+TABLE_ROWS = {"binding": 12, "usage": 13, "visit": 1, "call": 1, "link": 1, "gap": 1, "demand": 1}
+
+
+def counts(store: Store) -> dict[str, int]:
+    return {name: store.count(name) for name in TABLE_ROWS}
+
+
+def test_a_batch_is_attributed_stored_and_entered(engines: Store) -> None:
+    ingest = Ingest(engines.client)
+    data = full_batch(Spool())
+    receipt = ingest.send(data)
+    header = peek(data)
+    assert receipt == Receipt(header.batch, "accept", "", "", 29)
+    assert counts(engines) == TABLE_ROWS
+    found = engines.client.query_columns(
+        "SELECT subscriber, reason, start_us, up_bytes, collector, boot, batch, schema_version"
+        " FROM usage ORDER BY address"
+    )
+    assert found["subscriber"] == [f"line-{a}" for a in LINES] + [""]
+    assert found["reason"] == [""] * 12 + ["no-binding"]
+    assert set(found["start_us"]) == {NOON // 1000}
+    assert set(found["batch"]) == {bytes.fromhex(header.batch)}
+    assert set(zip(found["collector"], found["boot"], strict=True)) == {("edge-1", "boot-1")}
+    for table in ("visit", "call"):
+        assert engines.count(table, "subscriber = 'line-10.0.0.1'") == 1
+    area = engines.client.query_columns(
+        "SELECT area, up_bytes, down_bytes, active_lines, lines_known FROM demand"
+    )
+    assert [values[0] for values in area.values()] == ["north", 1300, 13_000, 13, 1]
+    entry = engines.client.query_columns("SELECT * FROM ingest_ledger")
+    assert (entry["sequence"], entry["rows"], entry["verdict"]) == ([1], [29], ["accept"])
+    assert entry["lag_us"] == [10_000_000]
+    assert ingest.is_conserved("usage", "binding", "visit", "call", "link", "gap")
+    assert ingest.sample("rows_derived_total", record_class="demand") == 1
+
+
+def test_the_same_batch_twice_is_stored_once(engines: Store) -> None:
+    ingest, data = Ingest(engines.client), full_batch(Spool())
+    ingest.send(data)
+    again = ingest.send(data)
+    assert (again.verdict, again.rows) == ("duplicate", 29)
+    assert Ingest(engines.client).send(data).verdict == "duplicate"  # after a restart too
+    assert counts(engines) == TABLE_ROWS
+    assert ingest.sample("rows_total", record_class="usage", outcome="duplicate") == 13
+    assert ingest.is_conserved("usage")
+
+
+def test_missing_batches_leave_a_gap_row(engines: Store) -> None:
+    ingest, spool = Ingest(engines.client), Spool()
+    ingest.send(spool.batch({"usage": usage_rows(LINES)}))
+    spool.sequence += 2
+    later = spool.batch({"usage": usage_rows(LINES, NOON + 900 * S)}, start_ns=NOON + 900 * S)
+    receipt = ingest.send(later)
+    assert (receipt.verdict, receipt.reason) == ("gap", "missing-batches")
+    found = engines.client.query_columns(
+        "SELECT stage, reason, amount, unit, start_us, end_us FROM gap"
+    )
+    assert [values[0] for values in found.values()] == [
+        "uplink",
+        "missing-batches",
+        2,
+        "batches",
+        (NOON + 300 * S) // 1000,
+        (NOON + 900 * S) // 1000,
+    ]
+    # One of the two turns up after all.
+    late = spool.batch({"usage": usage_rows(LINES, NOON + 300 * S)}, sequence=2)
+    assert ingest.send(late).reason == "late"
+    assert engines.count("usage") == 36
+
+
+def test_refusals_store_nothing_and_say_why(engines: Store) -> None:
+    ingest, spool = Ingest(engines.client), Spool()
+    good = spool.batch({"usage": usage_rows(LINES)})
+    ingest.send(good)
+    other = spool.batch({"usage": usage_rows(LINES, up=7)}, sequence=1)
+    flipped = bytearray(spool.batch({"usage": usage_rows(LINES, up=8)}))
+    flipped[-100] ^= 1
+    future = spool.batch({"usage": usage_rows(LINES, NOON + 3 * DAY)}, sequence=2)
+    cases = {
+        "conflict": ingest.send(other),
+        "identity": ingest.send(good, identity="edge-2"),
+        "digest": ingest.send(bytes(flipped)),
+        "time": ingest.send(future),
+        "magic": ingest.send(b"rubbish"),
+    }
+    for reason, receipt in cases.items():
+        assert receipt.verdict == "reject", reason
+        assert receipt.reason == reason
+        assert receipt.message
+    skew = ingest.send(good, sent_ns=NOW + 3600 * S)
+    assert (skew.verdict, skew.reason) == ("retry", "clock-skew")
+    assert engines.count("usage") == 12
+    assert engines.count("ingest_ledger") == 1
+    assert ingest.is_conserved("usage")
+
+
+class Fault:
+    """Breaks one insert of a table, before the engine sees it or after it is in."""
+
+    def __init__(self, client: Client, table: str, *, after: bool) -> None:
+        self._insert = client.insert
+        self._table = table
+        self._after = after
+        self.hits = 0
+        client.insert = self.insert  # type: ignore[method-assign]
+
+    def insert(
+        self, table: str, columns: Mapping[str, Values], query_id: str | None = None
+    ) -> int:
+        if table != self._table or self.hits:
+            return self._insert(table, columns, query_id)
+        self.hits += 1
+        if self._after:
+            self._insert(table, columns, query_id)
+        raise Unavailable("injected")
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("table", [*TABLE_ROWS, "ingest_ledger"])
+def test_a_break_at_any_insert_doubles_and_loses_nothing(
+    engines: Store, table: str, after: bool
+) -> None:
+    """The answer is retry, and the resend (to this or to a restarted aggregator) completes it."""
+    data = full_batch(Spool())
+    for restarted in (False, True):
+        engines.clear()
+        client = Client(engines.client.endpoint)
+        fault = Fault(client, table, after=after)
+        ingest = Ingest(client)
+        broken = ingest.send(data)
+        assert (broken.verdict, broken.reason) == ("retry", "store-unavailable")
+        if restarted:
+            ingest = Ingest(client)
+        expected = "duplicate" if table == "ingest_ledger" and after else "accept"
+        assert ingest.send(data).verdict == expected
+        assert fault.hits == 1
+        assert counts(engines) == TABLE_ROWS
+        assert engines.count("ingest_ledger") == 1
+        assert ingest.is_conserved(*set(TABLE_ROWS) - {"demand"})
+        client.close()
+
+
+def test_without_a_doubt_nothing_is_probed(engines: Store) -> None:
+    ingest, spool = Ingest(engines.client), Spool()
+    for number in range(3):
+        start = NOON + number * 300 * S
+        ingest.send(spool.batch({"usage": usage_rows(LINES, start)}, start_ns=start))
+    assert ingest.sample("doubts_total") == 1  # the first since the start
+    assert engines.count("usage") == 36
+
+
+def test_rows_of_closed_partitions_go_to_the_late_table(engines: Store) -> None:
+    ingest = Ingest(engines.client, lambda table, partition: table == "usage")
+    assert ingest.send(full_batch(Spool())).verdict == "accept"
+    assert (engines.count("usage"), engines.count("late_usage")) == (0, 13)
+    assert ingest.sample("rows_total", record_class="usage", outcome="late") == 13
+    assert ingest.is_conserved("usage", "visit")
+
+
+def test_collectors_in_parallel_do_not_mix(engines: Store) -> None:
+    ingest = Ingest(engines.client)
+    verdicts: list[str] = []
+
+    def run(name: str) -> None:
+        spool = Spool(name)
+        for number in range(4):
+            start = NOON + number * 300 * S
+            data = spool.batch({"usage": usage_rows(LINES, start)}, start_ns=start)
+            verdicts.append(ingest.send(data, identity=name).verdict)
+
+    threads = [threading.Thread(target=run, args=(f"edge-{n}",)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert verdicts == ["accept"] * 16
+    found = engines.client.query_columns(
+        "SELECT collector, count() AS n FROM usage GROUP BY collector ORDER BY collector"
+    )
+    assert found["n"] == [48] * 4
+
+
+@pytest.fixture(params=["bundled", "debian"])
+def mortal(
+    request: pytest.FixtureRequest, tmp_path: Path
+) -> Iterator[tuple[Client, Callable[[], None]]]:
+    """An engine of the test's own, and a way to kill it; it comes back by itself."""
+    if request.param == "bundled":
+        engine = Engine(EngineConfig(tmp_path / "engine", memory_ratio=0.3))
+        engine.start()
+        client = Client(engine.endpoint())
+
+        def kill_bundled() -> None:
+            pid = engine.pid
+            assert pid is not None
+            import os
+            import signal
+
+            os.kill(pid, signal.SIGKILL)
+
+        yield client, kill_bundled
+        client.close()
+        engine.stop()
+        return
+    server = DebianServer(tmp_path / "debian")
+    server.start()
+    client = Client(server.endpoint())
+
+    def kill_debian() -> None:
+        server.kill()
+        server.start()
+
+    yield client, kill_debian
+    client.close()
+    server.stop()
+
+
+def test_an_engine_killed_amid_inserts_doubles_and_loses_nothing(
+    mortal: tuple[Client, Callable[[], None]],
+) -> None:
+    client, kill = mortal
+    Migrator(client, lambda: 1).run()
+    ingest, spool = Ingest(client), Spool()
+    size, sent = 20_000, 0
+    addresses = [str(ipaddress.IPv4Address((10 << 24) + n)) for n in range(size)]
+    usage = usage_rows(addresses)
+    for delay_s in (0.15, 0.25, 0.35):
+        data = spool.batch({"usage": usage, "link": _link(sent)})
+        killer = threading.Timer(delay_s, kill)
+        killer.start()
+        deadline = time.monotonic() + 90
+        while (receipt := ingest.send(data)).verdict == "retry":
+            assert receipt.reason == "store-unavailable"
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        sent += 1
+        killer.join()
+        wait_for(client.endpoint)
+        assert receipt.verdict in ("accept", "duplicate")
+        assert _total(client, "usage") == (sent * size, sent)
+        assert _total(client, "link") == (sent, sent)
+        assert _total(client, "ingest_ledger") == (sent, sent)
+    assert ingest.is_conserved("usage", "link")
+
+
+def _link(number: int) -> dict[str, list[Any]]:
+    at = {"start_ns": NOON, "end_ns": NOON + 300 * S}
+    return rows("link", {**at, "interface": f"eth{number}"})
+
+
+def _total(client: Client, table: str) -> tuple[int, int]:
+    sql = f"SELECT count() AS n, uniqExact(batch) AS batches FROM {table}"
+    found = client.query_columns(sql)
+    return found["n"][0], found["batches"][0]
