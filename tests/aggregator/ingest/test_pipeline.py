@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
+from aggregator.attribution.attributor import SharedAttributor
 from aggregator.ingest.demand import Areas
 from aggregator.ingest.pipeline import Pipeline
 from aggregator.metrics import OUTCOMES, Metrics
-from aggregator.service import IndexAttributor
 from aggregator.store.bundled import Engine, EngineConfig
 from aggregator.store.client import Client, Unavailable, Values
 from aggregator.store.migrate import Migrator
@@ -48,7 +48,7 @@ class Ingest:
         self.metrics = Metrics()
         self.pipeline = Pipeline(
             client,
-            IndexAttributor(500_000),
+            SharedAttributor(500_000),
             AREAS,
             self.metrics,
             closed=closed,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import socket
 import struct
+from pathlib import Path
 
 import pytest
 from scapy.layers.dhcp import BOOTP
@@ -19,6 +20,7 @@ from scapy.layers.inet6 import (
 from scapy.layers.l2 import ARP, Dot1AD, Dot1Q, Ether
 from scapy.layers.ppp import PPP, PPPoE
 from scapy.packet import Packet, Raw
+from scapy.utils import RawPcapReader
 
 from collector.capture.bpf import (
     MAX_INSTRUCTIONS,
@@ -28,8 +30,8 @@ from collector.capture.bpf import (
     BpfError,
     program,
 )
-from collector.parse.link import LINK_ETHERNET, LINK_RAW
-from collector.track.observer import Ports
+from collector.parse.link import LINK_ETHERNET, LINK_RAW, Frame
+from collector.track.observer import Observer, ObserverConfig, Ports, Role
 
 SNAPLEN = 65_535
 HELLO = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(500)
@@ -334,6 +336,37 @@ def test_assembler_refuses_what_the_kernel_would() -> None:
         asm.assemble()
     with pytest.raises(BpfError, match="link type"):
         program(Ports(), 9)
+
+
+CAPTURES = Path(__file__).parents[4] / "shared/data/captures"
+FRAGMENTED_TCP = "pcpp_frag_http_req.pcap"
+"""A request in IP fragments of TCP, which the filter's documentation gives up."""
+
+
+@pytest.mark.skipif(not CAPTURES.is_dir(), reason="captures are not beside the repository")
+@pytest.mark.parametrize(
+    "folder", ["dns", "http", "tls", "quic", "mixed", "pppoe", "sip", "radius"]
+)
+def test_the_filter_costs_no_event_of_the_captures(folder: str) -> None:
+    roles: frozenset[Role] = frozenset(("access", "control"))
+    codes = {LINK_ETHERNET: FILTER, LINK_RAW: RAW_FILTER}
+    compared = 0
+    for path in sorted((CAPTURES / folder).glob("*.pcap")):
+        with RawPcapReader(str(path)) as reader:
+            code = codes.get(reader.linktype)
+            if code is None or path.name == FRAGMENTED_TCP:
+                continue
+            whole, filtered = (Observer(ObserverConfig({1: roles})) for _ in range(2))
+            expected, found = set(), set()
+            for number, (data, about) in enumerate(reader):
+                ts_ns = about.sec * 10**9 + about.usec * 1000
+                frame = Frame(ts_ns + number, data, reader.linktype, 1, False)
+                expected |= {repr(event) for event in whole.frame(frame)}
+                if run(code, data):
+                    found |= {repr(event) for event in filtered.frame(frame)}
+        assert found == expected, path.name
+        compared += len(expected)
+    assert compared
 
 
 MANY = tuple(range(20_000, 20_016))

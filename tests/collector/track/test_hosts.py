@@ -6,13 +6,14 @@ import json
 from typing import Any
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from collector.track import flows
 from collector.track import hosts as module
 from collector.track.hosts import Hosts, HostsConfig, HostSeen, Resolution
 from collector.wire.addr import network, pack
+from collector.wire.columns import record_batch
 from collector.wire.records import VISIT, VISIT_ECH, record_id
 
 S = 1_000_000_000
@@ -297,6 +298,32 @@ def test_a_new_flow_does_not_inherit_the_name_of_one_whose_end_was_missed() -> N
     take(tracker)
     tracker.flows(flow(400, 410))
     assert take(tracker, 1) == []
+    assert tracker._names == {}
+
+
+def test_a_name_after_the_end_waits_for_the_next_flow_on_its_ports() -> None:
+    tracker = hosts()
+    tracker.seen(seen(10, "first.example"))
+    tracker.flows(flow(9, 20, ended=True))
+    tracker.seen(seen(299, "second.example"))
+    assert sorted(brief(take(tracker))) == [
+        ("first.example", "tls", 1, 100, 1000),
+        ("second.example", "tls", 1, 0, 0),
+    ]
+    tracker.flows(flow(298, 310, ended=True))
+    assert brief(take(tracker, 1)) == [("second.example", "tls", 0, 100, 1000)]
+
+
+def test_a_name_after_the_next_flow_began_is_not_of_the_one_before() -> None:
+    tracker = hosts()
+    tracker.seen(seen(10, "first.example"))
+    tracker.seen(seen(110, "second.example"))
+    tracker.flows(flow(9, 20, 1, 2))
+    tracker.flows(flow(109, 120, 3, 4))
+    assert sorted(brief(take(tracker))) == [
+        ("first.example", "tls", 1, 1, 2),
+        ("second.example", "tls", 1, 3, 4),
+    ]
 
 
 def test_the_same_host_on_the_same_ports_again_is_a_new_connection() -> None:
@@ -447,6 +474,13 @@ def test_every_named_byte_is_in_one_row_and_counts_balance(events: list[Any]) ->
 
 
 def test_the_fields_read_are_those_of_flow_deltas() -> None:
-    flows = pytest.importorskip("collector.track.flows")
-    assert set(module._NO_DELTAS.dtype.names or ()) <= set(flows.DELTA.names)
+    assert set(module._NO_DELTAS.dtype.names or ()) <= set(flows.DELTA.names or ())
     assert flows.DELTA == DELTA
+
+
+def test_the_columns_are_those_of_the_record_class() -> None:
+    tracker = hosts()
+    tracker.seen(seen(10, "a.example"))
+    tracker.flows(flow(9, 60))
+    columns = tracker.take(T0, T0 + WINDOW, T0 + WINDOW)["visit"]
+    assert record_batch("visit", columns).num_rows == 1
