@@ -88,6 +88,11 @@ class DebianServer:
         self._process.send_signal(signal.SIGKILL)
         self._process.wait()
 
+    def start_again(self) -> None:
+        """After `kill`; nothing where it runs."""
+        if self._process is not None and self._process.poll() is not None:
+            self.start()
+
     def stop(self) -> None:
         if self._process is not None and self._process.poll() is None:
             self._process.terminate()

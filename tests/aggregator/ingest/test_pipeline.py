@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ipaddress
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -177,7 +180,7 @@ def test_refusals_store_nothing_and_say_why(engines: Store) -> None:
         "identity": ingest.send(good, identity="edge-2"),
         "digest": ingest.send(bytes(flipped)),
         "time": ingest.send(future),
-        "magic": ingest.send(b"rubbish"),
+        "magic": ingest.send(b"rubbish " * 20),
     }
     for reason, receipt in cases.items():
         assert receipt.verdict == "reject", reason
@@ -200,9 +203,7 @@ class Fault:
         self.hits = 0
         client.insert = self.insert  # type: ignore[method-assign]
 
-    def insert(
-        self, table: str, columns: Mapping[str, Values], query_id: str | None = None
-    ) -> int:
+    def insert(self, table: str, columns: Mapping[str, Values], query_id: str | None = None) -> int:
         if table != self._table or self.hits:
             return self._insert(table, columns, query_id)
         self.hits += 1
@@ -276,66 +277,85 @@ def test_collectors_in_parallel_do_not_mix(engines: Store) -> None:
     assert found["n"] == [48] * 4
 
 
+@dataclass
+class Mortal:
+    """An engine of the test's own: `kill` is sudden, `revive` brings it back where nobody does."""
+
+    client: Client
+    kill: Callable[[], None]
+    revive: Callable[[], None]
+
+
 @pytest.fixture(params=["bundled", "debian"])
-def mortal(
-    request: pytest.FixtureRequest, tmp_path: Path
-) -> Iterator[tuple[Client, Callable[[], None]]]:
-    """An engine of the test's own, and a way to kill it; it comes back by itself."""
+def mortal(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Mortal]:
     if request.param == "bundled":
         engine = Engine(EngineConfig(tmp_path / "engine", memory_ratio=0.3))
         engine.start()
+
+        def kill() -> None:
+            assert engine.pid is not None
+            os.kill(engine.pid, signal.SIGKILL)
+
         client = Client(engine.endpoint())
-
-        def kill_bundled() -> None:
-            pid = engine.pid
-            assert pid is not None
-            import os
-            import signal
-
-            os.kill(pid, signal.SIGKILL)
-
-        yield client, kill_bundled
+        yield Mortal(client, kill, lambda: None)
         client.close()
         engine.stop()
         return
     server = DebianServer(tmp_path / "debian")
     server.start()
     client = Client(server.endpoint())
-
-    def kill_debian() -> None:
-        server.kill()
-        server.start()
-
-    yield client, kill_debian
+    yield Mortal(client, server.kill, server.start_again)
     client.close()
     server.stop()
 
 
+class Killer:
+    """Kills the engine a moment after an insert into a table has begun."""
+
+    def __init__(self, mortal: Mortal, table: str) -> None:
+        self._insert = mortal.client.insert
+        self._kill = mortal.kill
+        self._table = table
+        self.delay_s = 0.0
+        self.timer: threading.Timer | None = None
+        mortal.client.insert = self.insert  # type: ignore[method-assign]
+
+    def insert(self, table: str, columns: Mapping[str, Values], query_id: str | None = None) -> int:
+        if table == self._table and self.timer is None:
+            self.timer = threading.Timer(self.delay_s, self._kill)
+            self.timer.start()
+        return self._insert(table, columns, query_id)
+
+
+@pytest.mark.parametrize("table", ["usage", "ingest_ledger"])
 def test_an_engine_killed_amid_inserts_doubles_and_loses_nothing(
-    mortal: tuple[Client, Callable[[], None]],
+    mortal: Mortal, table: str
 ) -> None:
-    client, kill = mortal
+    client = mortal.client
     Migrator(client, lambda: 1).run()
-    ingest, spool = Ingest(client), Spool()
-    size, sent = 20_000, 0
+    ingest, spool, killer = Ingest(client), Spool(), Killer(mortal, table)
+    size, retries = 20_000, 0
     addresses = [str(ipaddress.IPv4Address((10 << 24) + n)) for n in range(size)]
     usage = usage_rows(addresses)
-    for delay_s in (0.15, 0.25, 0.35):
+    for sent, delay_s in enumerate((0.0, 0.004, 0.02), 1):
+        killer.timer, killer.delay_s = None, delay_s
         data = spool.batch({"usage": usage, "link": _link(sent)})
-        killer = threading.Timer(delay_s, kill)
-        killer.start()
         deadline = time.monotonic() + 90
         while (receipt := ingest.send(data)).verdict == "retry":
             assert receipt.reason == "store-unavailable"
             assert time.monotonic() < deadline
-            time.sleep(0.05)
-        sent += 1
-        killer.join()
-        wait_for(client.endpoint)
+            retries += 1
+            mortal.revive()
+            time.sleep(0.1)
         assert receipt.verdict in ("accept", "duplicate")
+        assert killer.timer is not None
+        killer.timer.join()
+        mortal.revive()
+        wait_for(client.endpoint)
         assert _total(client, "usage") == (sent * size, sent)
         assert _total(client, "link") == (sent, sent)
         assert _total(client, "ingest_ledger") == (sent, sent)
+    assert retries, "no kill hit an insert"
     assert ingest.is_conserved("usage", "link")
 
 

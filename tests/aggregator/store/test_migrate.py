@@ -142,5 +142,3 @@ def test_numbers_without_a_gap(tmp_path: Path) -> None:
     (tmp_path / "0002-c.sql").write_text("SELECT 1;")
     with pytest.raises(SchemaError, match="NNNN"):
         load(tmp_path)
-
-

@@ -78,9 +78,7 @@ def test_each_partition_is_one_insert_with_a_fixed_id(
 
     monkeypatch.setattr(engines.client, "insert", spy)
     columns = stored("visit", across_midnight("visit"), "cd" * 16)
-    done = Writer(engines.client, RECORD_TABLES["visit"]).write(
-        columns, "cd" * 16, in_doubt=False
-    )
+    done = Writer(engines.client, RECORD_TABLES["visit"]).write(columns, "cd" * 16, in_doubt=False)
     assert done == Written(inserted=4, present=0, late=0)
     assert ids == [f"ingest-visit-{day}-{'cd' * 16}" for day in (20261122, 20261123)]
 
