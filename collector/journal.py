@@ -19,7 +19,6 @@ and MAX_SNAPSHOT_BYTES.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import re
@@ -29,11 +28,11 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
-from zlib import crc32
 
 from collector import durable
 from collector.durable import NO_SPACE
-from collector.framing import count_frames, frame, frames
+from collector.framing import frame, frames
+from collector.journal_state import MARK, read_state, state_bytes, tail_after
 from collector.wire.loss import Loss
 from collector.wire.records import CLASSES
 
@@ -44,14 +43,11 @@ Event = tuple[str, dict[str, Any]]
 
 MAX_EVENT_BYTES: Final = 64 * 1024
 """Largest event. Accounting and SIP events come from packets of at most 64 KiB, without bodies."""
-MAX_SNAPSHOT_BYTES: Final = 256 * 1024 * 1024
-"""Largest state: 100,000 sessions, calls and counters of about 1 KB each, twice over."""
 DEFAULT_LOG_BYTES: Final = 32 * 1024 * 1024
 """100,000 events of 300 bytes between two windows: 350 accounting events a second."""
 _MAX_LOG_FILE_BYTES: Final = 1024 * 1024 * 1024
 """Largest log that is read back, whatever max_log_bytes was when it was written."""
 _BUFFER_BYTES: Final = 256 * 1024
-_MARK: Final = "rotate"
 _STATE: Final = re.compile(r"state-(\d{20})\.json")
 _LOG: Final = re.compile(r"events-(\d{20})\.log")
 
@@ -128,7 +124,7 @@ class Journal:
         Raises JournalFullError at twice max_log_bytes, and JournalError for an event that is too
         large, not JSON or called "rotate", and where the disk fails.
         """
-        if kind == _MARK:
+        if kind == MARK:
             raise JournalError("an event cannot be called as the journal's own mark is")
         try:
             line = frame({"k": kind, "p": payload})
@@ -163,18 +159,14 @@ class Journal:
         """
         nonce = secrets.token_hex(8)
         try:
-            body = json.dumps(snapshot, separators=(",", ":"), allow_nan=False).encode("ascii")
-        except (TypeError, ValueError):
-            raise JournalError("the state is not JSON") from None
-        if len(body) > MAX_SNAPSHOT_BYTES:
-            raise JournalError(f"the state has more than {MAX_SNAPSHOT_BYTES} bytes")
-        self._put(frame({"k": _MARK, "p": {"sequence": sequence, "nonce": nonce}}))
+            data = state_bytes(sequence, nonce, snapshot)
+        except ValueError as error:
+            raise JournalError(str(error)) from None
+        self._put(frame({"k": MARK, "p": {"sequence": sequence, "nonce": nonce}}))
         self.sync()
         self._tail_from = None
-        head = {"sequence": sequence, "nonce": nonce, "size": len(body), "crc32": crc32(body)}
-        head_line = json.dumps(head, separators=(",", ":")).encode("ascii")
         try:
-            durable.replace_file(self._state(sequence), head_line + b"\n" + body + b"\n")
+            durable.replace_file(self._state(sequence), data)
         except OSError as error:
             raise JournalError(f"the state cannot be written: {error.strerror}") from error
         self._tail_from = self._log_bytes
@@ -212,7 +204,7 @@ class Journal:
     def _load(self, last: int) -> tuple[dict[str, Any] | None, list[Event]]:
         states = self._numbers(_STATE)
         logs = self._numbers(_LOG)
-        snapshot, nonce = self._read_state(last) if last in states else (None, None)
+        snapshot, nonce = read_state(self._state(last), last) if last in states else (None, None)
         is_first = last == 0 and (0 in logs or not states)
         if snapshot is None and not is_first:
             what = "state-corrupt" if last in states else "state-missing"
@@ -222,56 +214,16 @@ class Journal:
         tail = b""
         if base is not None:
             data = durable.read_limited(self._log(base), _MAX_LOG_FILE_BYTES)
-            tail = self._tail(data, base, last, nonce)
+            tail, lost = tail_after(data, last, nonce, is_own=base == last)
+            for reason, amount in lost:
+                self._lose(reason, amount, self._log(base).stat().st_mtime_ns)
         # Written anew, so that from here on there is one state and one log, whatever was found.
         self._begin_log(last, tail)
         self._remove_all_but(last)
         events = [(kind, payload) for kind, payload, _ in frames(tail)]
-        events = [event for event in events if event[0] != _MARK]
+        events = [event for event in events if event[0] != MARK]
         self.counts["replayed"] += len(events)
         return snapshot, events
-
-    def _tail(self, data: bytes, base: int, last: int, nonce: str | None) -> bytes:
-        """The whole frames of a log that come after the state of batch `last`."""
-        whole = frames(data)
-        good = whole[-1][2] if whole else 0
-        if good < len(data):
-            after = count_frames(data[good:])
-            log.warning("the journal ends in %d bytes of no event", len(data) - good)
-            if after:  # not a torn tail: something in the middle is broken
-                self._lose("events-corrupt", after, self._log(base).stat().st_mtime_ns)
-        if base == last:
-            return data[:good]
-        # The batch was committed, but not its log: find the mark that was written with its state.
-        marks = [
-            end
-            for kind, payload, end in whole
-            if kind == _MARK
-            and payload.get("sequence") == last
-            and nonce in (None, payload.get("nonce"))
-        ]
-        if not marks:
-            self._lose("mark-missing", -1, self._log(base).stat().st_mtime_ns)
-            return b""
-        return data[marks[-1] : good]
-
-    def _read_state(self, sequence: int) -> tuple[dict[str, Any] | None, str | None]:
-        try:
-            data = durable.read_limited(self._state(sequence), MAX_SNAPSHOT_BYTES + 4096)
-            head_line, _, rest = data.partition(b"\n")
-            head = json.loads(head_line)
-            body = rest[: head["size"]]
-            if len(body) != head["size"] or crc32(body) != head["crc32"]:
-                raise ValueError("the checksum differs")
-            if head["sequence"] != sequence:
-                raise ValueError("the state is of another batch")
-            snapshot = json.loads(body)
-            if not isinstance(snapshot, dict):
-                raise ValueError("the state is not an object")
-            return snapshot, str(head["nonce"])
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            log.error("the state of batch %d is corrupt (%s)", sequence, type(error).__name__)
-            return None, None
 
     def _lose(self, reason: str, amount: int, start_ns: int) -> None:
         end_ns = max(self._now(), start_ns + 1)

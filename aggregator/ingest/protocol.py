@@ -41,9 +41,9 @@ class LedgerState:
 
 @dataclass(frozen=True, slots=True)
 class Accept:
-    """Store it. `reason` is empty or "late"."""
+    """Store it. `reason` is "stored" or "late"."""
 
-    reason: str = ""
+    reason: str = "stored"
     message: str = ""
     verdict: Literal["accept"] = "accept"
 
@@ -62,7 +62,7 @@ class Gap:
 class Duplicate:
     """It is stored already."""
 
-    reason: str = ""
+    reason: str = "known"
     message: str = "already stored"
     verdict: Literal["duplicate"] = "duplicate"
 

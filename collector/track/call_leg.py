@@ -1,16 +1,18 @@
-"""One subscriber's side of one call: a state machine over the messages that pass it.
+"""One subscriber's side of one call: turns the messages that pass it into one `call` row.
 
-Driven by `step` with an `Input`: what a message means to this leg is decided by `meaning`, what it
-does by `RULES`. RFC 3261 sections 12 to 17; RFC 4028 for session timers. Times are packet times.
+A state machine driven by `step` with an `Input`: what a message means to this leg is decided by
+`meaning`, what it does by `collector.track.call_rules.RULES`. RFC 3261 sections 12 to 17; RFC 4028
+for session timers. Times are packet times.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from enum import Enum, StrEnum
 from typing import Any, Final
 
 from collector.parse.sip import SipEvent
+from collector.track import call_disposition as disposition
+from collector.track.call_rules import RULES, Input, State
 from collector.track.versions import Row
 
 SECOND_NS: Final = 1_000_000_000
@@ -22,99 +24,7 @@ MAX_BRANCHES: Final = 64
 """Forks and retries of one INVITE; proxies fork to the contacts of one line, a handful."""
 
 
-class State(StrEnum):
-    """Where a leg stands."""
-
-    CALLING = "calling"
-    CHALLENGED = "challenged"
-    MOVED = "moved"
-    CANCELLING = "cancelling"
-    ANSWERED = "answered"
-    UNCONFIRMED = "unconfirmed"
-    CONFIRMED = "confirmed"
-    ENDED = "ended"
-
-
-class Input(Enum):
-    """What a message, or the leg's timer, means to it."""
-
-    INVITE = "a new try: another CSeq or another branch"
-    PROVISIONAL = "1xx but 180"
-    RINGING = "180"
-    CHALLENGE = "401, 407, 422, 494"
-    REDIRECT = "3xx"
-    SUCCESS = "2xx to the INVITE"
-    FAILURE = "other final response"
-    CANCEL = "CANCEL"
-    ACK = "ACK to the 2xx"
-    BYE = "BYE of the dialog"
-    REFRESH = "2xx to a re-INVITE or UPDATE"
-    VANISHED = "408 or 481 to a re-INVITE"
-    EVIDENCE = "anything else inside the dialog"
-    TIMER = "the state's time is over"
-
-
-_S, _I = State, Input
-RULES: Final[dict[tuple[State, Input], tuple[State, str]]] = {
-    (_S.CALLING, _I.INVITE): (_S.CALLING, "_try"),
-    (_S.CALLING, _I.PROVISIONAL): (_S.CALLING, "_prove"),
-    (_S.CALLING, _I.RINGING): (_S.CALLING, "_ring"),
-    (_S.CALLING, _I.CHALLENGE): (_S.CHALLENGED, "_fail"),
-    (_S.CALLING, _I.REDIRECT): (_S.MOVED, "_fail"),
-    (_S.CALLING, _I.SUCCESS): (_S.ANSWERED, "_answer"),
-    (_S.CALLING, _I.FAILURE): (_S.ENDED, "_fail"),
-    (_S.CALLING, _I.CANCEL): (_S.CANCELLING, "_cancel"),
-    (_S.CALLING, _I.BYE): (_S.ENDED, "_abort"),
-    (_S.CALLING, _I.EVIDENCE): (_S.CALLING, "_prove"),
-    (_S.CALLING, _I.TIMER): (_S.ENDED, "_no_final"),
-    (_S.CHALLENGED, _I.INVITE): (_S.CALLING, "_try"),
-    (_S.CHALLENGED, _I.TIMER): (_S.ENDED, "_give_up"),
-    (_S.MOVED, _I.INVITE): (_S.CALLING, "_try"),
-    (_S.MOVED, _I.TIMER): (_S.ENDED, "_give_up"),
-    (_S.CANCELLING, _I.INVITE): (_S.CANCELLING, "_try"),
-    (_S.CANCELLING, _I.PROVISIONAL): (_S.CANCELLING, "_prove"),
-    (_S.CANCELLING, _I.RINGING): (_S.CANCELLING, "_ring"),
-    (_S.CANCELLING, _I.CHALLENGE): (_S.ENDED, "_fail"),
-    (_S.CANCELLING, _I.REDIRECT): (_S.ENDED, "_fail"),
-    (_S.CANCELLING, _I.SUCCESS): (_S.ANSWERED, "_answer"),
-    (_S.CANCELLING, _I.FAILURE): (_S.ENDED, "_fail"),
-    (_S.CANCELLING, _I.BYE): (_S.ENDED, "_abort"),
-    (_S.CANCELLING, _I.EVIDENCE): (_S.CANCELLING, "_prove"),
-    (_S.CANCELLING, _I.TIMER): (_S.ENDED, "_no_final"),
-    (_S.ANSWERED, _I.ACK): (_S.CONFIRMED, "_prove"),
-    (_S.ANSWERED, _I.BYE): (_S.ENDED, "_hang_up"),
-    (_S.ANSWERED, _I.REFRESH): (_S.ANSWERED, "_refresh"),
-    (_S.ANSWERED, _I.EVIDENCE): (_S.ANSWERED, "_prove"),
-    (_S.ANSWERED, _I.TIMER): (_S.UNCONFIRMED, "_unconfirmed"),
-    (_S.UNCONFIRMED, _I.ACK): (_S.CONFIRMED, "_confirm_late"),
-    (_S.UNCONFIRMED, _I.BYE): (_S.ENDED, "_hang_up"),
-    (_S.UNCONFIRMED, _I.TIMER): (_S.ENDED, "_lose"),
-    (_S.CONFIRMED, _I.BYE): (_S.ENDED, "_hang_up"),
-    (_S.CONFIRMED, _I.ACK): (_S.CONFIRMED, "_prove"),
-    (_S.CONFIRMED, _I.REFRESH): (_S.CONFIRMED, "_refresh"),
-    (_S.CONFIRMED, _I.VANISHED): (_S.ENDED, "_vanish"),
-    (_S.CONFIRMED, _I.EVIDENCE): (_S.CONFIRMED, "_prove"),
-    (_S.CONFIRMED, _I.TIMER): (_S.ENDED, "_lose"),
-    (_S.ENDED, _I.INVITE): (_S.CALLING, "_try"),
-    (_S.ENDED, _I.BYE): (_S.ENDED, "_hang_up_late"),
-}
-"""Next state and action by state and input. What is not listed changes nothing: a provisional or a
-losing branch's answer after the answer, CANCEL after the answer, anything after the end. An action
-may return another state than the table's."""
-
-_DISPOSITIONS: Final = {486: "BUSY", 600: "BUSY", 408: "NO_ANSWER", 480: "NO_ANSWER"} | {
-    487: "CANCELLED",
-    403: "REJECTED",
-    433: "REJECTED",
-    603: "REJECTED",
-    607: "REJECTED",
-    608: "REJECTED",
-}
-_CANCEL_FINALS: Final = frozenset((401, 407, 408, 422, 487, 494))
-"""Finals that after a CANCEL say no more than that the caller gave up."""
 _CHALLENGES: Final = frozenset((401, 407, 422, 494))
-_RETRIED: Final = {State.CHALLENGED: "UNAUTHORISED", State.MOVED: "REDIRECTED"}
-UNCONFIRMED: Final = "ANSWERED_UNCONFIRMED"
 
 
 @dataclass(slots=True)
@@ -254,7 +164,7 @@ class Leg:
     @property
     def revivable(self) -> bool:
         """Ended only for want of a retry, so that a late retry goes on with the same call."""
-        return self.state is State.ENDED and self.disposition in _RETRIED.values()
+        return self.state is State.ENDED and self.disposition in disposition.RETRIED.values()
 
     def _prove(self, event: SipEvent, at: int) -> None:
         self.proof_ns = max(self.proof_ns, at)
@@ -283,7 +193,7 @@ class Leg:
         self.to_tag = event.to_tag
         self.sip_code = event.status
         self.session_expires = event.session_expires
-        self.disposition = "ANSWERED"
+        self.disposition = disposition.ANSWERED
 
     def _cancel(self, event: SipEvent, at: int) -> None:
         self.proof_ns = at
@@ -299,31 +209,25 @@ class Leg:
         if self.live:
             return self.state
         self.end_min_ns = self.end_max_ns = at
-        if self.state is State.CANCELLING and (
-            event.status in _CANCEL_FINALS or event.status < 400
-        ):
-            self.disposition = "CANCELLED"
-        else:
-            self.disposition = _DISPOSITIONS.get(event.status, "FAILED")
-        released = {"CANCELLED": "caller", "BUSY": "callee", "REJECTED": "callee"}
-        self.released_by = released.get(self.disposition, "")
+        cancelling = self.state is State.CANCELLING
+        self.disposition, self.released_by = disposition.of_final(event.status, cancelling)
         return None
 
     def _give_up(self, event: SipEvent | None, at: int) -> None:
         """Nothing followed the challenge or the redirection, which so was the end."""
-        self.disposition = _RETRIED[self.state]
+        self.disposition = disposition.RETRIED[self.state]
 
     def _no_final(self, event: SipEvent | None, at: int) -> None:
         """No final response came: the caller gave up, or nobody answered."""
         cancelled = self.state is State.CANCELLING
-        self.disposition = "CANCELLED" if cancelled else "NO_ANSWER"
+        self.disposition = disposition.CANCELLED if cancelled else disposition.NO_ANSWER
         self.released_by = "caller" if cancelled else ""
         self.end_min_ns, self.end_max_ns = self.proof_ns, at
 
     def _abort(self, event: SipEvent, at: int) -> None:
         """A BYE before the answer is the call's failure, not its end."""
         self._released(event, at)
-        self.disposition = "FAILED"
+        self.disposition = disposition.FAILED
 
     def _released(self, event: SipEvent, at: int) -> None:
         self.proof_ns = self.end_min_ns = self.end_max_ns = at
@@ -334,7 +238,7 @@ class Leg:
         """The first BYE of the dialog is the end, whatever is answered to it."""
         self._released(event, at)
         if self.state is not State.UNCONFIRMED:
-            self.disposition = "ANSWERED"
+            self.disposition = disposition.ANSWERED
 
     def _hang_up_late(self, event: SipEvent, at: int) -> None:
         """A BYE after an end that was only inferred: the call had gone on."""
@@ -348,11 +252,11 @@ class Leg:
         self.session_expires = event.session_expires
 
     def _unconfirmed(self, event: SipEvent | None, at: int) -> None:
-        self.disposition = UNCONFIRMED
+        self.disposition = disposition.UNCONFIRMED
 
     def _confirm_late(self, event: SipEvent, at: int) -> None:
         self._prove(event, at)
-        self.disposition = "ANSWERED"
+        self.disposition = disposition.ANSWERED
 
     def _vanish(self, event: SipEvent, at: int) -> None:
         """408 or 481 to a re-INVITE: the other side has had no dialog since some time before."""
@@ -404,7 +308,7 @@ class Leg:
             "end_min_ns": end,
             "end_max_ns": self.end_max_ns,
             "talk_ms": talk,
-            "disposition": self.disposition or "PARTIAL",
+            "disposition": self.disposition or disposition.PARTIAL,
             "sip_code": self.sip_code,
             "q850": self.q850,
             "released_by": self.released_by,

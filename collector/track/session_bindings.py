@@ -7,12 +7,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from collector.parse.radius import Accounting
-from collector.track.session_state import Binding, Prefix, Session, next_midnight, slice_of
+from collector.track.session_state import (
+    Binding,
+    Key,
+    Prefix,
+    Session,
+    next_midnight,
+    slice_of,
+)
 from collector.track.versions import Versions
 from collector.wire.addr import MAPPED, network
-
-Key = tuple[str, int, str]
-"""NAS, its boot epoch, Acct-Session-Id."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,10 @@ DERIVED: Final = "derived"
 CERTAIN: Final = "certain"
 BOUNDED: Final = "bounded"
 
+Key = tuple[str, int, str]
+"""NAS, its boot epoch, Acct-Session-Id."""
 Prefix = tuple[bytes, int]
+"""Base address and length in 128 bits."""
 
 
 def next_midnight(at_ns: int) -> int:
@@ -100,7 +103,7 @@ class Session:
     timer_ns: int = 0
 
     @property
-    def key(self) -> tuple[str, int, str]:
+    def key(self) -> Key:
         return self.nas, self.epoch, self.acct_session_id
 
     def _row(self, slice_ns: int, slice_end: int, end_min: int, end_max: int, reason: str) -> Row:

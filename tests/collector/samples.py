@@ -20,7 +20,7 @@ HEADER: dict[str, Any] = {
 WINDOW: dict[str, int] = {
     name: HEADER[name] for name in ("window_start_ns", "window_end_ns", "created_ns")
 }
-_EXTREMES = {
+_EXTREMES: dict[str, tuple[Any, Any]] = {
     "u8": (0, 2**8 - 1),
     "u16": (0, 2**16 - 1),
     "u32": (0, 2**32 - 1),
@@ -56,4 +56,4 @@ def _value(kind: str, source: random.Random) -> Any:
     if kind == "str":
         return "".join(source.choices("abcdefgh.-é", k=source.randrange(30)))
     low, high = _EXTREMES[kind]
-    return source.randint(int(low), int(high))
+    return source.randint(low, high)

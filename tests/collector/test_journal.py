@@ -18,6 +18,7 @@ import pytest
 from collector.framing import frame, frames
 from collector.journal import Journal, JournalError, JournalFullError
 from collector.spool import Spool, SpoolConfig, SpoolError
+from collector.wire import codec
 from tests.collector.faults import Crash, Faults, faults
 from tests.collector.samples import WINDOW, columns
 
@@ -173,7 +174,7 @@ def test_a_state_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monk
     one = loaded(tmp_path)
     with pytest.raises(JournalError, match="not JSON"):
         one.rotate(1, {"x": {1, 2}})
-    monkeypatch.setattr("collector.journal.MAX_SNAPSHOT_BYTES", 100)
+    monkeypatch.setattr("collector.journal_state.MAX_SNAPSHOT_BYTES", 100)
     with pytest.raises(JournalError, match="more than 100 bytes"):
         one.rotate(1, {"x": "y" * 100})
     with pytest.raises(JournalError, match="no state"):
@@ -289,7 +290,7 @@ def test_a_corrupt_state_is_told_and_its_events_are_kept(tmp_path: Path, damage:
     path = one._state(1)
     data = bytearray(path.read_bytes())
     data[-4] ^= 1
-    broken = {"flip": bytes(data), "cut": data[:-9], "empty": b"", "nonsense": b"[]\n[]\n",
+    broken = {"flip": bytes(data), "cut": bytes(data[:-9]), "empty": b"", "nonsense": b"[]\n[]\n",
               "other": path.read_bytes().replace(b'"sequence":1', b'"sequence":2')}  # fmt: skip
     if damage == "gone":
         path.unlink()
@@ -390,12 +391,10 @@ class Service:
 
     def reported(self) -> int:
         """Events in all batches."""
-        from collector.wire import codec
-
         total = 0
         for path in self.spool.config.folder.glob("*.batch"):
             _, batches = codec.decode(path.read_bytes())
-            total += sum(batches["link"]["rx_bytes"].to_pylist())
+            total += sum(row["rx_bytes"] for row in batches["link"].to_pylist())
         return total
 
     def check(self) -> None:

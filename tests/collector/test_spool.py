@@ -420,7 +420,7 @@ def test_a_corrupt_batch_is_set_aside_and_told(spool: Spool, damage: str) -> Non
     else:
         other = (spool.config.folder / f"{3:020d}.batch").read_bytes()
         path.write_bytes(
-            {"flip": bytes(data), "cut": data[:99], "empty": b"", "swap": other}[damage]
+            {"flip": bytes(data), "cut": bytes(data[:99]), "empty": b"", "swap": other}[damage]
         )
     again = restart(spool)
     assert again.pending_batches == 2

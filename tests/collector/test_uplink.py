@@ -781,8 +781,9 @@ def test_retry_after_is_honoured_up_to_the_bound(value: str, wait: float) -> Non
 )
 def test_configurations_that_cannot_work(changes: dict[str, Any]) -> None:
     identity = Identity(Path("ca"), Path("cert"), Path("key"))
+    fields: dict[str, Any] = {"url": "https://a.example", "identity": identity}
     with pytest.raises(ValueError):
-        UplinkConfig(**({"url": "https://a.example", "identity": identity} | changes))
+        UplinkConfig(**(fields | changes))
 
 
 def test_nothing_here_can_be_started_twice(

@@ -249,7 +249,8 @@ def test_a_bad_row_among_numpy_columns() -> None:
 
 
 def test_columns_of_another_shape_are_a_fault_of_the_program() -> None:
-    for taken in ({"usage": {}}, {"other": columns("usage", 1)}):
+    wrong: list[dict[str, Any]] = [{"usage": {}}, {"other": columns("usage", 1)}]
+    for taken in wrong:
         with pytest.raises(BatchError):
             close(opened(), T0 + LENGTH, taken)
 
@@ -304,8 +305,7 @@ def test_an_instant_and_nonsense_become_writable() -> None:
         loss(2**70, 2**71, amount=2**70, classes=("visit", "bogus")),
     ]
     batch = codec.record_batch("gap", gap_columns(odd, 1))
-    spans = zip(batch["start_ns"].to_pylist(), batch["end_ns"].to_pylist(), strict=True)
-    assert all(0 <= start < end for start, end in spans)
+    assert all(0 <= row["start_ns"] < row["end_ns"] for row in batch.to_pylist())
 
 
 @given(st.integers(1, 40), st.lists(st.tuples(st.integers(0, 99), st.integers(0, 5)), max_size=90))

@@ -89,7 +89,9 @@ def test_every_module_says_what_it_turns_into_what() -> None:
     silent = [
         name_of(path)
         for path in sources(*PACKAGES, "tests", "bench")
-        if path.read_text().strip() and not ast.get_docstring(ast.parse(path.read_text()))
+        if not path.name.startswith("test_")
+        and path.read_text().strip()
+        and not ast.get_docstring(ast.parse(path.read_text()))
     ]
     assert not silent
 
@@ -113,7 +115,8 @@ def test_nothing_of_one_machine_is_written_down() -> None:
 
 def test_no_schema_line_lets_rows_expire_by_themselves() -> None:
     for path in sorted((ROOT / "aggregator/store/migrations").glob("*.sql")):
-        assert not re.search(r"\bTTL\b", path.read_text()), f"{path.name} has a TTL"
+        statements = re.sub(r"--.*", "", path.read_text())
+        assert not re.search(r"\bTTL\b", statements), f"{path.name} has a TTL"
 
 
 def test_a_router_does_not_import_the_servers_parts() -> None:
@@ -121,7 +124,7 @@ def test_a_router_does_not_import_the_servers_parts() -> None:
         "import sys, collector.cli, collector.service\n"
         "bad = [n for n in ('clickhouse_driver', 'aiohttp', 'chdb', 'aggregator', 'scapy')"
         " if n in sys.modules]\n"
-        "raise SystemExit(', '.join(bad))"
+        "raise SystemExit(', '.join(bad) or 0)"
     )
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False

@@ -108,7 +108,7 @@ def test_a_batch_is_attributed_stored_and_entered(engines: Store) -> None:
     data = full_batch(Spool())
     receipt = ingest.send(data)
     header = peek(data)
-    assert receipt == Receipt(header.batch, "accept", "", "", 29)
+    assert receipt == Receipt(header.batch, "accept", "stored", "", 29)
     assert counts(engines) == TABLE_ROWS
     found = engines.client.query_columns(
         "SELECT subscriber, reason, start_us, up_bytes, collector, boot, batch, schema_version"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from tests.aggregator.support import Store, free_port
 
 pytestmark = pytest.mark.engine
 
-LEDGER = {
+LEDGER: dict[str, Any] = {
     "collector": ["ä'\\%(x)s", ""],
     "epoch": ["e", "e"],
     "sequence": np.array([2**63, 1], np.uint64),

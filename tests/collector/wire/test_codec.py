@@ -62,7 +62,7 @@ def body_of(name: str, rows: int = 3) -> bytes:
     return data[-codec.peek(data).sections[0].size :]
 
 
-def stream(*batches: pa.RecordBatch, compression: str | None = None) -> bytes:
+def stream(*batches: pa.RecordBatch, compression: Any = None) -> bytes:
     sink = io.BytesIO()
     options = ipc.IpcWriteOptions(compression=compression)
     with ipc.new_stream(sink, batches[0].schema, options=options) as writer:
