@@ -3,44 +3,25 @@
 from __future__ import annotations
 
 import ipaddress
-import tomllib
 from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 
+from collector.wire import settings
+from collector.wire.settings import STRICT, Endpoint, Prefix
+from collector.wire.settings import ConfigError as ConfigError
+
 DEFAULT_PATH: Final = Path("/etc/tallyhold/aggregator.toml")
-_STRICT: Final = ConfigDict(extra="forbid", frozen=True)
-
-
-class ConfigError(ValueError):
-    """The configuration cannot be used; `problems` has one line for each error found."""
-
-    def __init__(self, path: Path, problems: list[str]) -> None:
-        lines = "\n".join(f"  {problem}" for problem in problems)
-        super().__init__(f"{path}: {len(problems)} problem(s)\n{lines}")
-        self.problems = problems
-
-
-def _hosted(text: str) -> str:
-    host, _, port = text.rpartition(":")
-    ipaddress.ip_address(host.strip("[]"))
-    if not port.isascii() or not port.isdigit() or int(port) > 65535:
-        raise ValueError("write it as ADDRESS:PORT, e.g. 0.0.0.0:8443 or [::]:8443")
-    return text
 
 
 def _loopback(text: str) -> str:
-    host, _, _ = _hosted(text).rpartition(":")
+    host, _, _ = settings.endpoint(text).rpartition(":")
     if not ipaddress.ip_address(host.strip("[]")).is_loopback:
         raise ValueError("this page has no access control: choose a loopback address")
     return text
-
-
-def _prefix(text: str) -> str:
-    return str(ipaddress.ip_network(text))
 
 
 def _absolute(path: Path) -> Path:
@@ -49,23 +30,21 @@ def _absolute(path: Path) -> Path:
     return path
 
 
-Hosted = Annotated[str, AfterValidator(_hosted)]
 Loopback = Annotated[str, AfterValidator(_loopback)]
-Prefix = Annotated[str, AfterValidator(_prefix)]
 Folder = Annotated[Path, AfterValidator(_absolute)]
 Identifier = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,62}$")]
 AreaName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?$")]
 
 
-@dataclass(config=_STRICT)
+@dataclass(config=STRICT)
 class Server:
     """Where collectors come in. `url` is what they are told, for messages and certificates."""
 
-    listen: Hosted = "0.0.0.0:8443"
+    listen: Endpoint = "0.0.0.0:8443"
     url: Annotated[str, Field(pattern=r"^(https://[^/\s]+)?$")] = ""
 
 
-@dataclass(config=_STRICT)
+@dataclass(config=STRICT)
 class Tls:
     """The authority collectors' certificates come from, this server's pair, revoked ones."""
 
@@ -75,7 +54,7 @@ class Tls:
     crl: Path | None = None
 
 
-@dataclass(config=_STRICT)
+@dataclass(config=STRICT)
 class Engine:
     """The bundled engine (`data`, `port`) or a server (`host`, `port`, `user`, ...).
 
@@ -96,14 +75,14 @@ class Engine:
     timeout_s: Annotated[float, Field(ge=1, le=3600)] = 300.0
 
 
-@dataclass(config=_STRICT)
+@dataclass(config=STRICT)
 class Metrics:
     """Where Prometheus scrapes."""
 
     listen: Loopback = "127.0.0.1:9465"
 
 
-@dataclass(config=_STRICT)
+@dataclass(config=STRICT)
 class Attribution:
     """tolerance_s: how far a row may reach past its binding. history_days: bindings in memory."""
 
@@ -111,14 +90,14 @@ class Attribution:
     history_days: Annotated[int, Field(ge=1, le=400)] = 35
 
 
-@dataclass(config=_STRICT)
+@dataclass(config=STRICT)
 class Audit:
     """Where look-ups of identified records are recorded; the folder of whoever asks."""
 
     folder: Folder = Path("/var/lib/tallyhold/audit")
 
 
-@dataclass(config=_STRICT)
+@dataclass(config=STRICT)
 class Limits:
     """How much to bear at once, and how far clocks may differ. demand_lines: fewest lines of an
     area whose number is stored."""
@@ -131,7 +110,7 @@ class Limits:
     demand_lines: Annotated[int, Field(ge=2, le=10_000)] = 10
 
 
-@dataclass(config=_STRICT)
+@dataclass(config=STRICT)
 class Config:
     """Everything an aggregator needs to know."""
 
@@ -160,23 +139,12 @@ _ADAPTER: Final = TypeAdapter(Config)
 
 def load(path: Path) -> Config:
     """Read and check a configuration file; raises ConfigError with all its problems."""
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(
-            path, ["no such file; make one with `tallyhold appliance init`"]
-        ) from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(path, [str(error)]) from None
-    return parse(data, path)
+    return parse(settings.read(path, "make one with `tallyhold appliance init`"), path)
 
 
 def parse(data: dict[str, Any], path: Path) -> Config:
     """Check TOML that is already read; `path` names it in errors."""
-    try:
-        config = _ADAPTER.validate_python(data)
-    except ValidationError as error:
-        raise ConfigError(path, [_line(each) for each in error.errors()]) from None
+    config = settings.check(_ADAPTER, data, path)
     problems = _missing_files(config) + _overlaps(config)
     if problems:
         raise ConfigError(path, problems)
@@ -210,12 +178,3 @@ def _overlaps(config: Config) -> list[str]:
             if owner.setdefault(prefix, name) != name:
                 problems.append(f"areas.{name}: {prefix} is also in areas.{owner[prefix]}")
     return problems
-
-
-def _line(error: Any) -> str:
-    where = ".".join(str(part) for part in error["loc"])
-    if error["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-        return f"{where}: unknown key"
-    if error["type"] in ("missing", "missing_argument"):
-        return f"{where}: missing"
-    return f"{where}: {error['msg'].removeprefix('Value error, ')}"

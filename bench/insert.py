@@ -24,6 +24,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from aggregator.store.blocks import constant
 from aggregator.store.bundled import Engine, EngineConfig
 from aggregator.store.client import MAX_BLOCK_ROWS, Client
 from aggregator.store.migrate import load, statements
@@ -42,13 +43,17 @@ class Cost:
 
 
 def columns(rows: int, seed: int = 1) -> dict[str, np.ndarray[Any, Any]]:
-    """Usage as the pipeline hands it over: integers, and object arrays of bytes."""
+    """Usage as the pipeline hands it over: integers, object arrays of bytes, constants."""
     random = np.random.default_rng(seed)
     made: dict[str, np.ndarray[Any, Any]] = {}
     for name, kind in RECORD_TABLES["usage"].columns:
-        if kind == "FixedString(16)":
+        if name == "batch":
+            made[name] = constant(random.bytes(16), rows)
+        elif kind == "FixedString(16)":
             raw = random.bytes(16 * rows)
             made[name] = _objects([raw[i : i + 16] for i in range(0, 16 * rows, 16)])
+        elif name in ("collector", "boot"):
+            made[name] = constant(b"edge-router-1", rows)
         elif kind == "String":
             made[name] = _objects([b"value-%d" % (i % 5000) for i in range(rows)])
         elif name.endswith("_us"):

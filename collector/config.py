@@ -3,50 +3,27 @@
 from __future__ import annotations
 
 import ipaddress
-import tomllib
 from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Any, Final
 
-from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 
-from collector.wire import addr
+from collector.wire import addr, settings
+from collector.wire.settings import STRICT, Endpoint, Prefix
+from collector.wire.settings import ConfigError as ConfigError
 
 DEFAULT_PATH: Final = Path("/etc/tallyhold/collector.toml")
-_STRICT: Final = ConfigDict(extra="forbid", frozen=True)
 
 
-class ConfigError(ValueError):
-    """The configuration cannot be used; `problems` has one line for each error found."""
-
-    def __init__(self, path: Path, problems: list[str]) -> None:
-        lines = "\n".join(f"  {problem}" for problem in problems)
-        super().__init__(f"{path}: {len(problems)} problem(s)\n{lines}")
-        self.problems = problems
-
-
-def _prefix(text: str) -> str:
-    return str(ipaddress.ip_network(text))
-
-
-def _hosted(text: str) -> str:
-    host, _, port = text.rpartition(":")
-    ipaddress.ip_address(host.strip("[]"))
-    if not 0 <= int(port) <= 65535:
-        raise ValueError("the port is not 0 to 65535")
-    return text
-
-
-Prefix = Annotated[str, AfterValidator(_prefix)]
-Endpoint = Annotated[str, AfterValidator(_hosted)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Ports = Annotated[tuple[Port, ...], Field(max_length=16)]
 """Sixteen ports a protocol: the capture filter has room for 4,096 instructions."""
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]{0,62}[a-z0-9])?$")]
 
 
-@dataclass(config=_STRICT)
+@dataclass(config=STRICT)
 class Access:
     """Where the subscribers are. `interfaces` may end in `*`; prefixes are inside addresses."""
 
@@ -64,7 +41,7 @@ class Access:
         return tuple(found)
 
 
-@dataclass(config=_STRICT)
+@dataclass(config=STRICT)
 class Control:
     """Where the NAS speaks RADIUS and voice signalling passes, besides the access side."""
 
@@ -77,7 +54,7 @@ class Control:
     interim_s: Annotated[int, Field(ge=1, le=86_400)] = 600
 
 
-@dataclass(config=_STRICT)
+@dataclass(config=STRICT)
 class Hosts:
     """Ports on which handshakes are read; what the names are used for is a policy elsewhere."""
 
@@ -87,7 +64,7 @@ class Hosts:
     quic_ports: Ports = (443,)
 
 
-@dataclass(config=_STRICT)
+@dataclass(config=STRICT)
 class Timing:
     """Lengths of time in seconds. `dump_s` is how often long flows are read."""
 
@@ -95,7 +72,7 @@ class Timing:
     dump_s: Annotated[float, Field(ge=0.5, le=300)] = 60.0
 
 
-@dataclass(config=_STRICT)
+@dataclass(config=STRICT)
 class Spool:
     """The only queue: a folder on a local disk, bounded in bytes."""
 
@@ -103,7 +80,7 @@ class Spool:
     max_bytes: Annotated[int, Field(ge=1_000_000, le=10**13)] = 4_000_000_000
 
 
-@dataclass(config=_STRICT)
+@dataclass(config=STRICT)
 class Uplink:
     """The aggregator, and the key pair that says who this collector is."""
 
@@ -114,14 +91,14 @@ class Uplink:
     timeout_s: Annotated[float, Field(ge=1, le=600)] = 30.0
 
 
-@dataclass(config=_STRICT)
+@dataclass(config=STRICT)
 class Metrics:
     """Where Prometheus scrapes."""
 
     listen: Endpoint = "127.0.0.1:9464"
 
 
-@dataclass(config=_STRICT)
+@dataclass(config=STRICT)
 class Limits:
     """Table sizes; each table evicts and counts beyond its limit."""
 
@@ -131,7 +108,7 @@ class Limits:
     max_flows: Annotated[int, Field(ge=1, le=10**7)] = 1_048_576
 
 
-@dataclass(config=_STRICT)
+@dataclass(config=STRICT)
 class Config:
     """Everything a collector needs to know; `name` is also the common name of its certificate."""
 
@@ -151,23 +128,8 @@ _ADAPTER: Final = TypeAdapter(Config)
 
 def load(path: Path) -> Config:
     """Read and check a configuration file; raises ConfigError with all its problems."""
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(
-            path, ["no such file; copy deploy/examples/collector.toml and edit it"]
-        ) from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(path, [str(error)]) from None
-    return parse(data, path)
-
-
-def parse(data: dict[str, Any], path: Path) -> Config:
-    """Check TOML that is already read; `path` names it in errors."""
-    try:
-        config = _ADAPTER.validate_python(data)
-    except ValidationError as error:
-        raise ConfigError(path, [_line(each) for each in error.errors()]) from None
+    data = settings.read(path, "copy deploy/examples/collector.toml and edit it")
+    config = settings.check(_ADAPTER, data, path)
     missing = [
         f"uplink.{name}: no such file {getattr(config.uplink, name)}"
         for name in ("ca", "cert", "key")
@@ -182,12 +144,3 @@ def dump(config: Config) -> dict[str, Any]:
     """The effective settings, defaults included, as plain values."""
     plain: dict[str, Any] = _ADAPTER.dump_python(config, mode="json")
     return plain
-
-
-def _line(error: Any) -> str:
-    where = ".".join(str(part) for part in error["loc"])
-    if error["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-        return f"{where}: unknown key"
-    if error["type"] in ("missing", "missing_argument"):
-        return f"{where}: missing"
-    return f"{where}: {error['msg'].removeprefix('Value error, ')}"

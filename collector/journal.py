@@ -97,6 +97,11 @@ class Journal:
         return self._log_bytes >= self._max_log_bytes
 
     @property
+    def failure(self) -> str:
+        """Why nothing more can be written until a restart; empty while all is well."""
+        return self._failure
+
+    @property
     def log_bytes(self) -> int:
         """Bytes of events since the last committed batch."""
         return self._log_bytes

@@ -28,22 +28,27 @@ class MetricsUnavailable(OSError):
 class Snapshot:
     """One moment of the collector.
 
-    stages: per stage the counts of the conservation equation
-    (seen = recorded + ignored + lost + open). rows: records spooled by class. gaps: by
-    (stage, reason). spool: batches and rows by fate. gauges: plain values by name.
+    stages: per stage the terms of the conservation equation (seen = recorded + ignored + lost +
+    open) and "malformed", which is part of what was ignored. rows: records spooled by class.
+    gaps: gap records spooled, by (stage, reason). batches, spool_rows: what became of them.
+    requests: of the uplink, by outcome. gauges: plain values by the names in GAUGES.
     """
 
     stages: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     rows: Mapping[str, int] = field(default_factory=dict)
     gaps: Mapping[tuple[str, str], int] = field(default_factory=dict)
-    spool: Mapping[str, int] = field(default_factory=dict)
-    octets: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    batches: Mapping[str, int] = field(default_factory=dict)
+    spool_rows: Mapping[str, int] = field(default_factory=dict)
+    requests: Mapping[str, int] = field(default_factory=dict)
     gauges: Mapping[str, float] = field(default_factory=dict)
 
 
+OUTCOMES: Final = ("seen", "recorded", "ignored", "lost")
+"""The terms of the equation that only grow; what is open now is a gauge."""
 GAUGES: Final[dict[str, str]] = {
     "spool_bytes": "bytes waiting in the spool",
-    "spool_batches": "batches waiting in the spool",
+    "spool_pending_batches": "batches waiting in the spool",
+    "spool_pending_rows": "rows of the batches waiting in the spool",
     "spool_fill_ratio": "share of the spool's limit in use, 0 to 1",
     "set_fill_ratio": "share of the fullest nftables set in use, 0 to 1",
     "uplink_up": "1 when the last upload was acknowledged",
@@ -51,6 +56,8 @@ GAUGES: Final[dict[str, str]] = {
     "window_end_timestamp_seconds": "end of the newest closed window",
     "sessions_open": "access sessions open now",
     "calls_open": "calls open now",
+    "captured_interfaces": "interfaces whose packets are read now",
+    "unheard_interfaces": "interfaces that match but are beyond the limit of packet sockets",
     "start_timestamp_seconds": "when this collector started",
 }
 
@@ -93,22 +100,40 @@ class Metrics(RegistryCollector):
 
     def collect(self) -> Iterator[Metric]:
         now = self._snapshot
+        stages = now.stages.items()
         yield _counter(
             "units",
-            "units by stage and outcome: seen = recorded + ignored + lost + open",
+            "units by stage and outcome: seen = recorded + ignored + lost + units_open",
             ("stage", "outcome"),
-            {(s, o): n for s, counts in now.stages.items() for o, n in counts.items()},
+            {(stage, o): counts[o] for stage, counts in stages for o in OUTCOMES},
+        )
+        yield _gauge(
+            "units_open",
+            "units that a stage holds until it knows more",
+            ("stage",),
+            {(stage,): counts["open"] for stage, counts in stages},
         )
         yield _counter(
-            "rows", "records spooled", ("record_class",), {(c,): n for c, n in now.rows.items()}
+            "units_malformed",
+            "those of the ignored units that could not be read",
+            ("stage",),
+            {(stage,): counts["malformed"] for stage, counts in stages},
         )
-        yield _counter("gaps", "gap records written", ("stage", "reason"), now.gaps)
+        yield _counter("rows", "records spooled", ("record_class",), _keyed(now.rows))
+        yield _counter("gaps", "gap records spooled", ("stage", "reason"), now.gaps)
         yield _counter(
-            "octets", "bytes by source and direction", ("source", "direction"), now.octets
+            "spool_batches",
+            "committed = acknowledged + dropped + dead + spool_pending_batches",
+            ("fate",),
+            _keyed(now.batches),
         )
         yield _counter(
-            "batches", "batches by fate", ("fate",), {(f,): n for f, n in now.spool.items()}
+            "spool_rows",
+            "rows of those batches: committed = acknowledged + dropped + dead + spool_pending_rows",
+            ("fate",),
+            _keyed(now.spool_rows),
         )
+        yield _counter("uplink_requests", "uploads by outcome", ("outcome",), _keyed(now.requests))
         for name, value in now.gauges.items():
             yield GaugeMetricFamily(f"{_PREFIX}_{name}", GAUGES[name], value=value)
 
@@ -120,3 +145,16 @@ def _counter(
     for key, value in values.items():
         family.add_metric(list(key), float(value))
     return family
+
+
+def _gauge(
+    name: str, doc: str, labels: tuple[str, ...], values: Mapping[Any, int]
+) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(f"{_PREFIX}_{name}", doc, labels=labels)
+    for key, value in values.items():
+        family.add_metric(list(key), float(value))
+    return family
+
+
+def _keyed(values: Mapping[str, int]) -> dict[tuple[str, ...], int]:
+    return {(key,): value for key, value in values.items()}

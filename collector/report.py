@@ -2,54 +2,84 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
 
 from collector.metrics import Snapshot
 from collector.track.trackers import equation
+from collector.window import Piece
+from collector.wire.batch import Header
+from collector.wire.gaps import losses_of
+from collector.wire.records import GAP
 
 if TYPE_CHECKING:
     from collector.service import Collector
 
-_FATES = ("committed", "acknowledged", "pending", "dropped", "dead")
+_FATES: Final = ("committed", "acknowledged", "dropped", "dead")
+_REQUESTS: Final = ("accepted", "duplicate", "gap", "rejected", "retried", "abandoned")
 
 
 def publish(collector: Collector) -> None:
     """Hand the newest counts to whoever scrapes."""
-    stages = {name: equation(counts) for name, counts in collector.observer.counts.items()}
-    stages |= collector.trackers.stages()
-    stages["capture"] = equation(collector.sources.counts)
-    stages["conntrack"] = equation(collector.conntrack.counts)
-    stages["decode"] = equation(collector.decoder.counts)
-    stages["window-rows"] = equation(collector.window.counts)
-    spool = collector.spool.counts
-    fates = {
-        f"{kind}-{fate}": spool[f"{fate}{suffix}"]
-        for fate in _FATES
-        for kind, suffix in (("batches", ""), ("rows", "_rows"))
-    }
-    volume, links = collector.trackers.volume, collector.trackers.links
+    volume, spool, uplink = collector.trackers.volume, collector.spool.counts, collector.uplink
     fill = max((each.elements / max(each.size, 1) for each in volume.fill), default=0.0)
     collector.metrics.publish(
         Snapshot(
-            stages=stages,
+            stages=stages(collector),
             rows=dict(collector.rows),
             gaps=dict(collector.gaps),
-            spool=fates,
-            octets={
-                ("metered", "both"): volume.counts["seen"],
-                ("interfaces", "both"): links.counts["seen"],
-            },
+            batches={fate: spool[fate] for fate in _FATES},
+            spool_rows={fate: spool[f"{fate}_rows"] for fate in _FATES},
+            requests={outcome: uplink.counts[outcome] for outcome in _REQUESTS},
             gauges={
                 "spool_bytes": collector.spool.pending_bytes,
-                "spool_batches": collector.spool.pending_batches,
+                "spool_pending_batches": spool["pending"],
+                "spool_pending_rows": spool["pending_rows"],
                 "spool_fill_ratio": collector.spool.fill_ratio,
                 "set_fill_ratio": fill,
-                "uplink_up": float(collector.uplink.state in ("idle", "sending")),
-                "uplink_last_receipt_timestamp_seconds": collector.uplink.last_success_ns / 1e9,
+                "uplink_up": float(uplink.state in ("idle", "sending")),
+                "uplink_last_receipt_timestamp_seconds": uplink.last_success_ns / 1e9,
                 "window_end_timestamp_seconds": collector.window.start_ns / 1e9,
                 "sessions_open": collector.trackers.sessions.open_sessions,
                 "calls_open": collector.trackers.calls.open_legs,
+                "captured_interfaces": collector.sources.captured,
+                "unheard_interfaces": collector.sources.refused,
                 "start_timestamp_seconds": collector.started_ns / 1e9,
             },
         )
     )
+
+
+def tally(collector: Collector, headers: Sequence[Header], pieces: Sequence[Piece]) -> None:
+    """Count the rows of a committed window by class, and its gaps by stage and reason.
+
+    What the spool added is known from the headers alone: losses of batches that it dropped, and
+    those that such batches carried. They are ("spool", "carried"), so that gaps and rows agree.
+    """
+    rows: Counter[str] = Counter()
+    for header in headers:
+        for section in header.sections:
+            rows[section.record_class] += section.rows
+    collector.rows.update(rows)
+    told = [
+        (loss.stage, loss.reason)
+        for piece in pieces
+        if GAP.name in piece.columns
+        for loss in losses_of(piece.columns[GAP.name])
+    ]
+    collector.gaps.update(told)
+    if rows[GAP.name] > len(told):
+        collector.gaps["spool", "carried"] += rows[GAP.name] - len(told)
+
+
+def stages(collector: Collector) -> dict[str, dict[str, int]]:
+    """The terms of the conservation equation of every stage, in the order of the pipeline."""
+    return {
+        "capture": equation(collector.sources.counts),
+        "conntrack": equation(collector.conntrack.counts),
+        "decode": equation(collector.decoder.counts),
+        **{name: equation(counts) for name, counts in collector.observer.counts.items()},
+        **collector.trackers.stages(),
+        "window-rows": equation(collector.window.counts),
+    }

@@ -28,7 +28,7 @@ from collector.metrics import Metrics
 from collector.parse.conntrack import Decoder
 from collector.parse.radius import Accounting, AccountingAck
 from collector.parse.sip import SipEvent
-from collector.report import publish
+from collector.report import publish, tally
 from collector.sources import Sources
 from collector.spool import Spool, SpoolConfig, SpoolError
 from collector.track.observer import Observer, ObserverConfig, Ports
@@ -46,6 +46,7 @@ from collector.uplink_tls import Identity
 from collector.window import Piece, Window
 from collector.wire.addr import MAPPED, pack
 from collector.wire.batch import BatchError
+from collector.wire.gaps import MAX_LOSSES, merge
 from collector.wire.loss import Loss
 
 log = logging.getLogger(__name__)
@@ -175,8 +176,6 @@ class Collector:
         losses = [*self._losses, *self.trackers.losses(), *self.observer.losses(now)]
         losses += [*self.conntrack.losses(), *self.sources.losses(now)]
         self._losses = []
-        for loss in losses:
-            self.gaps[loss.stage, loss.reason] += 1
         self._commit(start, end, self.window.close(start, end, now, taken, losses))
 
     def _commit(self, start: int, end: int, pieces: list[Piece]) -> None:
@@ -184,13 +183,12 @@ class Collector:
         last = self.spool.last_sequence + len(pieces)
         try:
             self.journal.rotate(last, self._snapshot())
-            self.spool.commit_all(
+            headers = self.spool.commit_all(
                 window_start_ns=start,
                 window_end_ns=end,
                 created_ns=self._now(),
                 pieces=[piece.columns for piece in pieces],
             )
-            self.journal.committed(last)
         except (SpoolError, JournalError, BatchError) as error:
             if self._held is None:
                 log.error("the window is kept in memory and tried again: %s", error)
@@ -198,9 +196,12 @@ class Collector:
             time.sleep(_POLL_S)
             return
         self._held = None
-        for piece in pieces:
-            for name, batch in piece.columns.items():
-                self.rows[name] += batch.num_rows
+        try:
+            self.journal.committed(last)
+        except JournalError as error:
+            # Not held: the rows are in the spool, and a second commit would spool them twice.
+            log.error("the journal was not shortened, which the next window does: %s", error)
+        tally(self, headers, pieces)
         self.uplink.wake()
         publish(self)
 
@@ -302,6 +303,9 @@ class Collector:
             self._split(change)
         self.observer.tick(now)
         self.sources.refresh()
+        self._losses += self.sources.losses(now)
+        if len(self._losses) > 2 * MAX_LOSSES:
+            self._losses = merge(self._losses)
         if now >= self._next_alive_ns:
             self._next_alive_ns = now + _ALIVE_NS
             self._record(("alive", {"ts_ns": now}))

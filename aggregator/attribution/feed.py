@@ -1,64 +1,142 @@
-"""Stored bindings in, `Binding` values out: to fill the index at start and to resolve late rows."""
+"""Stored bindings in, `Binding` values out: to fill the index at start and to resolve late rows.
+
+A binding is written in slices of a UTC day, so one that is still open says nothing about the next
+day: its end is taken to be its midnight. A slice that its collector forgot to close can then never
+claim an address that somebody else has had since.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import datetime as dt
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final, Protocol
 
-from aggregator.attribution.bindings import OPEN, Binding
+from aggregator.attribution.bindings import Binding
 
-_DAY_US: Final = 86_400_000_000
+DAY_US: Final = 86_400_000_000
+_TOLERANCE_DAYS: Final = 1
+"""A row at midnight may be attributed, within the tolerance, by a slice of the day before."""
+_ADDRESSES: Final = 1000
+"""Addresses in one statement: 36 kB of its text, of 256 kB that a server takes by default."""
+_SETTINGS: Final = {"do_not_merge_across_partitions_select_final": 1}
+"""All versions of a slice lie in the partition of its day; other partitions are not read."""
+_EPOCH: Final = dt.date(1970, 1, 1)
+
+Prefix = tuple[str, bytes, int]
+"""Collector, base address and prefix length in 128 bits."""
 
 
 class Reader(Protocol):
     """The part of the store's client that the feed needs."""
 
-    def query_columns(self, sql: str, params: Mapping[str, Any]) -> Mapping[str, list[Any]]: ...
+    def query_columns(
+        self,
+        sql: str,
+        params: Mapping[str, Any],
+        settings: Mapping[str, Any] | None = None,
+    ) -> Mapping[str, list[Any]]: ...
 
 
-def recent_bindings(client: Reader, since_us: int) -> Iterator[tuple[str, Binding]]:
-    """(collector, binding) of every slice that starts at or after `since_us`."""
-    yield from _read(client, "1", {"low": since_us - _DAY_US, "high": OPEN})
+def closed_end(valid_from_us: int, valid_to_us: int) -> int:
+    """End of a slice, 0 for open: an open one holds until the midnight after its start."""
+    return valid_to_us or valid_from_us // DAY_US * DAY_US + DAY_US
 
 
-def bindings_of_subscriber(
-    client: Reader, subscriber: str, start_us: int, end_us: int
+def recent_bindings(
+    client: Reader, since_us: int, until_us: int
 ) -> Iterator[tuple[str, Binding]]:
-    """Bindings of one subscriber that can meet [start, end); slices are at most a day long."""
-    where = {"subscriber": subscriber, "low": start_us - _DAY_US, "high": end_us + _DAY_US}
-    yield from _read(client, "subscriber = %(subscriber)s", where)
+    """(collector, binding) of every slice of the days from `since_us` to `until_us`, day by day."""
+    names: dict[str, str] = {}
+    for day in range(since_us // DAY_US, until_us // DAY_US + 1):
+        # One day at a time, each text once: a month of a large network is millions of slices.
+        for collector, binding in _read(client, "1", _days(day * DAY_US, day * DAY_US + 1, 0)):
+            yield names.setdefault(collector, collector), binding
 
 
-def bindings_of_addresses(
-    client: Reader, collector: str, address: bytes, prefix_len: int, start_us: int, end_us: int
+def prefixes_of(client: Reader, subscriber: str, start_us: int, end_us: int) -> list[Prefix]:
+    """Every prefix that a subscriber held at some time around [start, end), in order."""
+    found = client.query_columns(
+        "SELECT DISTINCT collector, address, prefix_len FROM binding"
+        f" WHERE subscriber = %(subscriber)s AND {_IN_DAYS}"
+        " ORDER BY collector, address, prefix_len",
+        {"subscriber": subscriber, **_days(start_us, end_us, _TOLERANCE_DAYS)},
+    )
+    return list(zip(*found.values(), strict=True)) if found else []
+
+
+def bindings_over(
+    client: Reader, prefixes: Iterable[Prefix], start_us: int, end_us: int
 ) -> Iterator[tuple[str, Binding]]:
-    """Bindings of whoever held any part of a prefix, or all of it, around [start, end)."""
-    last = int.from_bytes(address, "big") | ((1 << (128 - prefix_len)) - 1)
-    where = {
-        "collector": collector,
-        "first": address.hex().upper(),
-        "last": last.to_bytes(16, "big").hex().upper(),
-        "low": start_us - _DAY_US,
-        "high": end_us + _DAY_US,
+    """Bindings around [start, end) of every prefix given and of every wider one that holds it."""
+    wanted = set(prefixes)
+    days = _days(start_us, end_us, _TOLERANCE_DAYS)
+    lengths = client.query_columns(
+        f"SELECT DISTINCT prefix_len FROM binding WHERE {_IN_DAYS} ORDER BY prefix_len", days
+    )
+    for length in map(int, lengths.get("prefix_len", [])):
+        bases: dict[str, set[str]] = {}
+        for collector, address, prefix_len in wanted:
+            if length <= prefix_len:
+                bases.setdefault(collector, set()).add(_base(address, length))
+        for collector, found in sorted(bases.items()):
+            ordered = sorted(found)
+            for first in range(0, len(ordered), _ADDRESSES):
+                part = {
+                    **days,
+                    "collector": collector,
+                    "length": length,
+                    "bases": ordered[first : first + _ADDRESSES],
+                }
+                yield from _read(client, f"{_ONE_OF} AND prefix_len = %(length)s", part)
+
+
+def _base(address: bytes, prefix_len: int) -> str:
+    shift = 128 - prefix_len
+    number = int.from_bytes(address, "big") >> shift << shift
+    return number.to_bytes(16, "big").hex()
+
+
+def _days(start_us: int, end_us: int, around: int) -> dict[str, Any]:
+    first = start_us // DAY_US - around
+    last = (end_us - 1) // DAY_US + around
+    return {
+        "low": first * DAY_US,
+        "high": (last + 1) * DAY_US,
+        "first_day": _text(first),
+        "last_day": _text(last),
     }
-    # A wider binding starts at or before the prefix; the index itself tests containment.
-    inside = "hex(address) >= %(first)s AND hex(address) <= %(last)s"
-    wider = f"prefix_len < {int(prefix_len)} AND hex(address) <= %(first)s"
-    yield from _read(client, f"collector = %(collector)s AND (({inside}) OR ({wider}))", where)
+
+
+def _text(day: int) -> str:
+    # 2105-12-31: ClickHouse's Date ends within the year after.
+    return (_EPOCH + dt.timedelta(days=min(max(day, 0), 49_672))).isoformat()
+
+
+_IN_DAYS: Final = (
+    "valid_from_us >= %(low)s AND valid_from_us < %(high)s"
+    " AND clock_day >= toDate(%(first_day)s) AND clock_day <= toDate(%(last_day)s)"
+)
+_ONE_OF: Final = (
+    "collector = %(collector)s"
+    " AND address IN (SELECT toFixedString(unhex(arrayJoin(%(bases)s)), 16))"
+)
 
 
 def _read(client: Reader, where: str, params: Mapping[str, Any]) -> Iterator[tuple[str, Binding]]:
     columns = client.query_columns(
         "SELECT collector, record_id, observed_us, subscriber, address, prefix_len,"
         " valid_from_us, valid_to_us FROM binding FINAL"
-        f" WHERE {where} AND valid_from_us >= %(low)s AND valid_from_us < %(high)s"
-        " ORDER BY valid_from_us",
+        f" WHERE {where} AND {_IN_DAYS}"
+        " ORDER BY valid_from_us, record_id",
         params,
+        _SETTINGS,
     )
     for collector, record, observed, subscriber, address, length, start, end in zip(
         *columns.values(), strict=True
     ):
         yield (
             collector,
-            Binding(record, observed, subscriber, address, int(length), start, end or OPEN),
+            Binding(
+                record, observed, subscriber, address, int(length), start, closed_end(start, end)
+            ),
         )

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from aggregator.store.blocks import constant
 from aggregator.store.schema import SCHEMA_NUMBER, stored_name
 from collector.wire.batch import Header
 
@@ -29,15 +30,10 @@ def stored_columns(batch: pa.RecordBatch) -> dict[str, Array]:
 
 
 def provenance(header: Header, rows: int) -> dict[str, Array]:
-    def constant(value: bytes) -> Array:
-        column = np.empty(rows, dtype=object)
-        column[:] = value
-        return column
-
     return {
-        "collector": constant(header.collector.encode()),
-        "boot": constant(header.boot.encode()),
-        "batch": constant(bytes.fromhex(header.batch)),
+        "collector": constant(header.collector.encode(), rows),
+        "boot": constant(header.boot.encode(), rows),
+        "batch": constant(bytes.fromhex(header.batch), rows),
         "schema_version": np.full(rows, SCHEMA_NUMBER, np.uint8),
     }
 

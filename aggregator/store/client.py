@@ -1,8 +1,7 @@
 """SQL and columns in, columns or typed errors out: the only module that knows the driver.
 
-One native TCP connection per thread and direction. Reads come back as plain columns, writes go
-out as numpy columns in blocks; both are columns end to end, because rows of tuples cost sixty
-times the CPU (bench/insert.py).
+One native TCP connection per thread. Reads come back as plain columns, writes go out as numpy
+columns in blocks; both are columns end to end, because rows of tuples cost sixty times the CPU.
 
 Parameters are put into the text by the driver, on this side, as the common subset of SQL has no
 others. Hence no query text may be kept anywhere: the bundled engine has no query_log, a server
@@ -20,8 +19,14 @@ from typing import Any, Final, TypeAlias
 
 import numpy as np
 from clickhouse_driver import Client as Driver
+from clickhouse_driver import defines
 from clickhouse_driver import errors as driver_errors
+from clickhouse_driver.block import BlockInfo, ColumnOrientedBlock
+from clickhouse_driver.protocol import ClientPacketTypes
+from clickhouse_driver.varint import write_varint
+from clickhouse_driver.writer import write_binary_str, write_binary_uint8
 
+from aggregator.store.blocks import BadColumn, column_bytes
 from aggregator.store.endpoint import Capabilities, Endpoint, Version, read_password
 from aggregator.store.errors import (
     Corrupt,
@@ -59,6 +64,45 @@ logging.getLogger("clickhouse_driver").setLevel(logging.CRITICAL + 1)
 Values: TypeAlias = Sequence[Any] | np.ndarray[Any, Any]
 
 
+class _ColumnDriver(Driver):
+    """The driver, but a block of our columns goes out as whole columns (aggregator.store.blocks).
+
+    Other types than ours are left to the driver. Compression is off, as it is not worth its CPU
+    on loopback, and as this writes below it.
+    """
+
+    def send_data(
+        self, sample_block: Any, data: Any, types_check: bool = False, columnar: bool = False
+    ) -> int:
+        kinds = sample_block.columns_with_types
+        encoded = [column_bytes(kind, each) for (_, kind), each in zip(kinds, data, strict=True)]
+        if None in encoded:
+            plain = [each.tolist() for each in data]
+            rows: int = super().send_data(sample_block, plain, types_check, columnar)
+            return rows
+        self._send_block(kinds, encoded, len(data[0]))
+        self.connection.send_data(ColumnOrientedBlock())  # an empty block ends the data
+        return len(data[0])
+
+    def _send_block(self, kinds: Any, encoded: list[bytes | None], rows: int) -> None:
+        out = self.connection.fout
+        revision = self.connection.server_info.used_revision
+        write_varint(ClientPacketTypes.DATA, out)
+        if revision >= defines.DBMS_MIN_REVISION_WITH_TEMPORARY_TABLES:
+            write_binary_str("", out)
+        if revision >= defines.DBMS_MIN_REVISION_WITH_BLOCK_INFO:
+            BlockInfo().write(out)
+        write_varint(len(kinds), out)
+        write_varint(rows, out)
+        for (name, kind), column in zip(kinds, encoded, strict=True):
+            write_binary_str(name, out)
+            write_binary_str(kind, out)
+            if revision >= defines.DBMS_MIN_REVISION_WITH_CUSTOM_SERIALIZATION:
+                write_binary_uint8(0, out)  # neither sparse nor otherwise special
+            out.write(column)
+        out.flush()
+
+
 class Client:
     """Statements, reads and block inserts against one endpoint; safe to share between threads."""
 
@@ -85,7 +129,7 @@ class Client:
 
     def outside(self, sql: str) -> dict[str, list[Any]]:
         """Run a statement without the database, which may not exist yet; gives columns or {}."""
-        driver = self._new("read", database="")
+        driver = self._new(database="")
         try:
             data, kinds = driver.execute(sql, with_column_types=True, columnar=True) or ([], [])
         except (driver_errors.Error, EOFError, OSError) as error:
@@ -100,7 +144,7 @@ class Client:
 
     def execute(self, sql: str, params: Mapping[str, Any] | None = None) -> None:
         """Run a statement that gives no rows."""
-        with self._driver("read", detail=params is None) as driver:
+        with self._driver(detail=params is None) as driver:
             driver.execute(sql, _checked(params))
 
     def query_columns(
@@ -114,7 +158,7 @@ class Client:
         String comes as str, FixedString as bytes, integers as int, Date and DateTime as the
         driver's date and aware datetime.
         """
-        with self._driver("read", detail=params is None) as driver:
+        with self._driver(detail=params is None) as driver:
             data, kinds = driver.execute(
                 sql,
                 _checked(params),
@@ -148,8 +192,11 @@ class Client:
             settings["insert_deduplication_token"] = query_id
         names = ", ".join(columns)
         sql = f"INSERT INTO {table} ({names}) VALUES"
-        with self._driver("write", detail=False) as driver:
-            driver.execute(sql, arrays, columnar=True, query_id=query_id, settings=settings)
+        try:
+            with self._driver(detail=False) as driver:
+                driver.execute(sql, arrays, columnar=True, query_id=query_id, settings=settings)
+        except BadColumn as error:
+            raise Misused(f"table {table}: {error}") from None
         return rows
 
     def close(self) -> None:
@@ -162,29 +209,31 @@ class Client:
             driver.disconnect()
 
     @contextlib.contextmanager
-    def _driver(self, direction: str, *, detail: bool) -> Iterator[Driver]:
+    def _driver(self, *, detail: bool) -> Iterator[Driver]:
         """This thread's connection; driver errors leave as ours. `detail` allows the first line
         of the engine's own message, which may repeat values of the statement."""
-        driver = self._connected(direction)
+        driver = self._connected()
         try:
             yield driver
         except (driver_errors.Error, EOFError, OSError) as error:
             driver.disconnect()
             raise _typed(error, detail=detail, where=self._where()) from None
+        except BaseException:
+            driver.disconnect()  # half a statement may be on the wire
+            raise
 
-    def _connected(self, direction: str) -> Driver:
-        known: dict[str, tuple[int, Driver]] = self._local.__dict__.setdefault("drivers", {})
-        generation, driver = known.get(direction, (-1, None))
+    def _connected(self) -> Driver:
+        generation, driver = getattr(self._local, "driver", (-1, None))
         if driver is None or generation != self._generation:
-            driver = self._new(direction, self.database)
+            driver = self._new(self.database)
             with self._lock:
                 self._open.append(driver)
-                known[direction] = (self._generation, driver)
+                self._local.driver = (self._generation, driver)
         return driver
 
-    def _new(self, direction: str, database: str) -> Driver:
+    def _new(self, database: str) -> Driver:
         at = self.endpoint
-        return Driver(
+        return _ColumnDriver(
             host=at.host,
             port=at.port,
             user=at.user,
@@ -195,7 +244,7 @@ class Client:
             connect_timeout=CONNECT_TIMEOUT_S,
             send_receive_timeout=at.timeout_s,
             client_name="tallyhold",
-            settings={"use_numpy": direction == "write", "strings_as_bytes": True},
+            settings={"strings_as_bytes": True},
         )
 
     def _where(self) -> str:

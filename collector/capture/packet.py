@@ -118,10 +118,13 @@ class PacketConfig:
             raise ValueError("receive_bytes is 65536 to 1073741824")
 
 
-class _Slots:
-    """The memory that recvmmsg fills: frames, sender addresses and timestamps."""
+class Slots:
+    """The memory that recvmmsg fills: frames, sender addresses and timestamps.
 
-    def __init__(self, snaplen: int) -> None:
+    Sources that one thread reads in turn can share it, as frames are copied out of it at once.
+    """
+
+    def __init__(self, snaplen: int = 65_535) -> None:
         self._snaplen = snaplen
         self._data = np.zeros((MAX_BATCH, snaplen), np.uint8)
         self._names = np.zeros(MAX_BATCH, _SOCKADDR)
@@ -194,11 +197,14 @@ class PacketSource:
     `read`, to whatever then bears its name.
     """
 
-    def __init__(self, config: PacketConfig, now: Callable[[], int]) -> None:
+    def __init__(
+        self, config: PacketConfig, now: Callable[[], int], slots: Slots | None = None
+    ) -> None:
         self._config = config
         self._now = now
         self._socket: socket.socket | None = None
-        self._slots: _Slots | None = None
+        self._shared = slots
+        self._slots: Slots | None = None
         self._linktype = LINK_ETHERNET
         self._checked_ns = 0
         self._down_ns = 0
@@ -219,6 +225,10 @@ class PacketSource:
         """The effective receive buffer; without CAP_NET_ADMIN net.core.rmem_max caps it."""
         return self._open_socket().getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
 
+    def resize(self, receive_bytes: int) -> None:
+        """Gives the open socket a buffer of another size; what waits in it stays."""
+        _set_buffer(self._open_socket(), receive_bytes)
+
     def start(self) -> None:
         """Opens the socket; raises CaptureUnavailable."""
         if self._socket is not None:
@@ -237,7 +247,7 @@ class PacketSource:
             opened.close()
             raise _unavailable(error, name) from error
         self._socket = opened
-        self._slots = _Slots(self._config.snaplen)
+        self._slots = self._shared or Slots(self._config.snaplen)
         self._checked_ns = self._now()
         self._down_ns = self._gone_ns = 0
 
@@ -301,11 +311,7 @@ class PacketSource:
         opened.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS_NEW, 1)
         if hardware == _ARPHRD_LOOPBACK:
             opened.setsockopt(_SOL_PACKET, _PACKET_IGNORE_OUTGOING, 1)
-        size = self._config.receive_bytes
-        try:
-            opened.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, size)
-        except PermissionError:
-            opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
+        _set_buffer(opened, self._config.receive_bytes)
 
     def _open_socket(self) -> socket.socket:
         if self._socket is None:
@@ -364,6 +370,13 @@ class PacketSource:
         self._lose(self._gone_ns, now_ns, "interface-gone", -1)
         self._gone_ns = self._down_ns = 0
         self.counts["reopened"] += 1
+
+
+def _set_buffer(opened: socket.socket, size: int) -> None:
+    try:
+        opened.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, size)
+    except PermissionError:
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
 
 
 def _socket(kind: int, family: int) -> socket.socket:

@@ -1,4 +1,4 @@
-"""One subscriber's side of one call: turns the messages that pass it into one `call` row.
+"""One subscriber's side of one call: turns the messages that pass it into the state of a `Leg`.
 
 A state machine driven by `step` with an `Input`: what a message means to this leg is decided by
 `meaning`, what it does by `collector.track.call_rules.RULES`. RFC 3261 sections 12 to 17; RFC 4028
@@ -7,73 +7,24 @@ for session timers. Times are packet times.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Final
 
 from collector.parse.sip import SipEvent
-from collector.track import call_disposition as disposition
+from collector.track import call_disposition
+from collector.track.call_leg_state import SECOND_NS, LegState
 from collector.track.call_rules import RULES, Input, State
-from collector.track.versions import Row
 
-SECOND_NS: Final = 1_000_000_000
-TRANSACTION_NS: Final = 32 * SECOND_NS
-"""64 * T1: when a transaction gives up (RFC 3261 section 17.1.1.2, timers B, F and H)."""
 MAX_SEEN: Final = 128
 """Messages remembered per leg to tell retransmissions, which stop after 32 s."""
 MAX_BRANCHES: Final = 64
 """Forks and retries of one INVITE; proxies fork to the contacts of one line, a handful."""
-
-
 _CHALLENGES: Final = frozenset((401, 407, 422, 494))
 
 
 @dataclass(slots=True)
-class Leg:
-    """One side of a call; times in ns, 0 where not reached. `proof_ns` is the last evidence."""
-
-    number: int
-    call_id: str
-    from_tag: str
-    call_hash: bytes
-    address: bytes
-    prefix_len: int
-    direction: str
-    start_ns: int
-    proof_ns: int
-    idle_ns: int
-    """How long a leg without a session timer may be silent."""
-    ring_timeout_ns: int
-    """How long a ringing leg may be silent."""
-    a_raw: str = ""
-    a_e164: str = ""
-    b_raw: str = ""
-    b_e164: str = ""
-    presentation: str = "allowed"
-    emergency: int = 0
-    state: State = State.CALLING
-    ring_ns: int = 0
-    answer_ns: int = 0
-    to_tag: str = ""
-    end_min_ns: int = 0
-    end_max_ns: int = 0
-    disposition: str = ""
-    sip_code: int = 0
-    q850: int = 0
-    released_by: str = ""
-    provisional: bool = False
-    refresh_ns: int = 0
-    session_expires: int = 0
-    retransmissions: int = 0
-    flags: int = 0
-    cseqs: list[int] = field(default_factory=list)
-    live: list[str] = field(default_factory=list)
-    """Branches of the INVITE without a final response."""
-    branches: list[str] = field(default_factory=list)
-    """All branches of the INVITE on this hop."""
-    seen: list[str] = field(default_factory=list)
-    ended_ns: int = 0
-    """When the end became known, from which the leg lingers."""
-    timer_ns: int = 0
+class Leg(LegState):
+    """The machine: `repeated`, `meaning` and `step` for each message, `step` for its timer."""
 
     # What a message means
 
@@ -164,7 +115,7 @@ class Leg:
     @property
     def revivable(self) -> bool:
         """Ended only for want of a retry, so that a late retry goes on with the same call."""
-        return self.state is State.ENDED and self.disposition in disposition.RETRIED.values()
+        return self.state is State.ENDED and self.disposition in call_disposition.RETRIED.values()
 
     def _prove(self, event: SipEvent, at: int) -> None:
         self.proof_ns = max(self.proof_ns, at)
@@ -193,7 +144,7 @@ class Leg:
         self.to_tag = event.to_tag
         self.sip_code = event.status
         self.session_expires = event.session_expires
-        self.disposition = disposition.ANSWERED
+        self.disposition = call_disposition.ANSWERED
 
     def _cancel(self, event: SipEvent, at: int) -> None:
         self.proof_ns = at
@@ -210,24 +161,24 @@ class Leg:
             return self.state
         self.end_min_ns = self.end_max_ns = at
         cancelling = self.state is State.CANCELLING
-        self.disposition, self.released_by = disposition.of_final(event.status, cancelling)
+        self.disposition, self.released_by = call_disposition.of_final(event.status, cancelling)
         return None
 
     def _give_up(self, event: SipEvent | None, at: int) -> None:
         """Nothing followed the challenge or the redirection, which so was the end."""
-        self.disposition = disposition.RETRIED[self.state]
+        self.disposition = call_disposition.RETRIED[self.state]
 
     def _no_final(self, event: SipEvent | None, at: int) -> None:
         """No final response came: the caller gave up, or nobody answered."""
         cancelled = self.state is State.CANCELLING
-        self.disposition = disposition.CANCELLED if cancelled else disposition.NO_ANSWER
+        self.disposition = call_disposition.CANCELLED if cancelled else call_disposition.NO_ANSWER
         self.released_by = "caller" if cancelled else ""
         self.end_min_ns, self.end_max_ns = self.proof_ns, at
 
     def _abort(self, event: SipEvent, at: int) -> None:
         """A BYE before the answer is the call's failure, not its end."""
         self._released(event, at)
-        self.disposition = disposition.FAILED
+        self.disposition = call_disposition.FAILED
 
     def _released(self, event: SipEvent, at: int) -> None:
         self.proof_ns = self.end_min_ns = self.end_max_ns = at
@@ -238,7 +189,7 @@ class Leg:
         """The first BYE of the dialog is the end, whatever is answered to it."""
         self._released(event, at)
         if self.state is not State.UNCONFIRMED:
-            self.disposition = disposition.ANSWERED
+            self.disposition = call_disposition.ANSWERED
 
     def _hang_up_late(self, event: SipEvent, at: int) -> None:
         """A BYE after an end that was only inferred: the call had gone on."""
@@ -252,11 +203,11 @@ class Leg:
         self.session_expires = event.session_expires
 
     def _unconfirmed(self, event: SipEvent | None, at: int) -> None:
-        self.disposition = disposition.UNCONFIRMED
+        self.disposition = call_disposition.UNCONFIRMED
 
     def _confirm_late(self, event: SipEvent, at: int) -> None:
         self._prove(event, at)
-        self.disposition = disposition.ANSWERED
+        self.disposition = call_disposition.ANSWERED
 
     def _vanish(self, event: SipEvent, at: int) -> None:
         """408 or 481 to a re-INVITE: the other side has had no dialog since some time before."""
@@ -267,71 +218,3 @@ class Leg:
         self.end_min_ns = self.proof_ns
         expires = self.refresh_ns + self.session_expires * SECOND_NS
         self.end_max_ns = max(expires, self.proof_ns) if self.session_expires else 0
-
-    # Time and rows
-
-    def due_ns(self, linger_ns: int) -> int:
-        """When the state's time is over, counted on packet time."""
-        if self.state is State.ENDED:
-            return self.ended_ns + linger_ns
-        if self.state is State.CALLING and self.provisional:
-            return self.proof_ns + self.ring_timeout_ns
-        if self.state is State.ANSWERED:
-            return self.answer_ns + TRANSACTION_NS
-        if self.state is State.UNCONFIRMED:
-            # The callee that misses the ACK sends its BYE at 32 s (RFC 3261 section 13.3.1.4).
-            return self.answer_ns + 2 * TRANSACTION_NS
-        if self.state is State.CONFIRMED:
-            if self.session_expires:
-                expires = self.refresh_ns + self.session_expires * SECOND_NS
-                return max(expires + TRANSACTION_NS, self.proof_ns + TRANSACTION_NS)
-            return self.proof_ns + self.idle_ns
-        return self.proof_ns + TRANSACTION_NS
-
-    def row(self) -> Row:
-        """The leg as a `call` row; an end of 0 in a leg still open is its last evidence."""
-        end = self.end_min_ns or self.proof_ns
-        talk = max(end - self.answer_ns, 0) // 1_000_000 if self.answer_ns else 0
-        return {
-            "call_hash": self.call_hash,
-            "address": self.address,
-            "prefix_len": self.prefix_len,
-            "direction": self.direction,
-            "a_raw": self.a_raw,
-            "a_e164": self.a_e164,
-            "b_raw": self.b_raw,
-            "b_e164": self.b_e164,
-            "presentation": self.presentation,
-            "start_ns": self.start_ns,
-            "ring_ns": self.ring_ns,
-            "answer_ns": self.answer_ns,
-            "end_min_ns": end,
-            "end_max_ns": self.end_max_ns,
-            "talk_ms": talk,
-            "disposition": self.disposition or disposition.PARTIAL,
-            "sip_code": self.sip_code,
-            "q850": self.q850,
-            "released_by": self.released_by,
-            "emergency": self.emergency,
-            "retransmissions": self.retransmissions,
-            "flags": self.flags,
-        }
-
-    def to_json(self) -> dict[str, object]:
-        """JSON-able state, bytes as hex."""
-        out: dict[str, object] = {name: getattr(self, name) for name in _FIELDS}
-        out["call_hash"], out["address"] = self.call_hash.hex(), self.address.hex()
-        out["state"] = self.state.value
-        return out
-
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Leg:
-        """The leg that `to_json` wrote, its timer not armed."""
-        values = {name: data[name] for name in _FIELDS}
-        values["call_hash"] = bytes.fromhex(data["call_hash"])
-        values["address"] = bytes.fromhex(data["address"])
-        values["state"] = State(data["state"])
-        return cls(**values)
-
-
-_FIELDS: Final = tuple(f.name for f in fields(Leg) if f.name != "timer_ns")

@@ -172,6 +172,11 @@ class Trackers:
         self.flows.restore(snapshot["flows"], now_ns)
         self.volume.restore(snapshot["volume"], now_ns)
         self.links.restore(snapshot["links"], now_ns)
+        # Counts are of one process: scrapers take a counter that falls a little for one that began
+        # anew at that value, and would count the run before a second time.
+        for counts in (self.sessions.counts, self.calls.counts):
+            counts.update(dict.fromkeys(counts, 0))
+        self.calls.counts["seen"] = self.calls.waiting
 
     def stages(self) -> dict[str, dict[str, int]]:
         """Counts of the conservation equation by stage: seen = recorded + ignored + lost + open."""

@@ -164,7 +164,10 @@ class Volume:
         return True
 
     def split_prefix(self, reading: Reading, address: bytes, prefix_len: int) -> bool:
-        """As `split`, for a binding wider than the metered prefix, from a whole reading."""
+        """As `split`, for a binding wider than the metered prefix, from a reading of at least it."""
+        if self._generation is None:  # part of a reading must not pass for the baseline of all
+            self.counts["splits_refused"] += 1
+            return False
         self._apply(reading, reading.ts_ns, False)
         first = addr.network(address, prefix_len)
         span = (1 << 128 - prefix_len) - 1

@@ -74,7 +74,7 @@ _WINDOW: Final = (
 )
 _WHO: Final = (
     Column("address", "addr", "the subscriber's inside address or the base of its prefix"),
-    Column("prefix_len", "u8", "prefix length of `address` in 128 bits: IPv4 host 128, IPv6 /64 64"),
+    Column("prefix_len", "u8", "length of `address` in 128 bits: IPv4 host 128, IPv6 /64 64"),
 )
 
 USAGE = RecordClass(

@@ -1,11 +1,11 @@
-"""What the fault tests share: one running appliance, days in seconds, and bills beside the truth."""
+"""What the fault tests share: one running appliance, days in seconds, bills beside the truth."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -153,8 +153,9 @@ def assert_bytes(world: World, people: list[SubscriberTruth], before: dict[str, 
 def assert_each_row_once(world: World) -> None:
     """No record is stored twice, and every batch of the main collector came once and in order."""
     for table in ("usage", "visit", "mapping", "link"):
+        # The tellings of a mapping are versions of one record, apart by when they were written.
         found = world.rows(
-            f"SELECT count() AS n, uniqExact(collector, record_id) AS ids FROM {table}"
+            f"SELECT count() AS n, uniqExact(collector, record_id, observed_us) AS ids FROM {table}"
         )
         assert found[0]["n"] == found[0]["ids"], table
     ledger = world.rows(
@@ -186,6 +187,4 @@ def covered(found: list[Row], record_class: str, start_ns: int, end_ns: int) -> 
 
 
 def _hour(step: Step, wall_s: float) -> Step:
-    from dataclasses import replace
-
     return replace(step, at=step.at / wall_s * HOURS)

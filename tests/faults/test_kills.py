@@ -173,7 +173,8 @@ def test_every_usage_row_has_its_subscriber(world: World, disturbed: Disturbed) 
     """Rows of a session whose Start nobody saw find it later; none is left to nobody."""
     total = sum(sum(bill.octets) for bill in disturbed.bills.values())
     stored = world.rows(
-        "SELECT sum(u.up_bytes + u.down_bytes) AS octets FROM usage AS u WHERE start_us >= %(since)s",
+        "SELECT sum(u.up_bytes + u.down_bytes) AS octets FROM usage AS u"
+        " WHERE start_us >= %(since)s",
         since=disturbed.truth.start_ns // 1000 - WINDOW_S * 2_000_000,
     )
     assert total == stored[0]["octets"]

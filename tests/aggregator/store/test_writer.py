@@ -10,6 +10,7 @@ import pytest
 
 from aggregator.ingest.columns import provenance, stored_columns, text_column
 from aggregator.store import writer as module
+from aggregator.store.blocks import constant
 from aggregator.store.client import Corrupt, Misused, Values
 from aggregator.store.schema import RECORD_TABLES, TABLES
 from aggregator.store.writer import BadTimes, Writer, Written, clock_days, partitions, query_id
@@ -27,7 +28,7 @@ def stored(name: str, columns: Mapping[str, Any], batch: str) -> dict[str, Any]:
     if name in ("usage", "visit", "call"):
         result |= {"subscriber": text_column([""] * count), "reason": text_column([""] * count)}
     result |= provenance(header, count)
-    result["batch"][:] = bytes.fromhex(batch)
+    result["batch"] = constant(bytes.fromhex(batch), count)
     return result
 
 

@@ -1,0 +1,142 @@
+"""The configuration into the settings of each component, and what of it cannot work.
+
+What a value may be by itself is checked where it is read (`collector.config`); here are the rules
+that a component makes, and the files that settings name.
+"""
+
+from __future__ import annotations
+
+import ssl
+from pathlib import Path
+from typing import Final
+
+from collector import durable
+from collector.capture.links import LinksConfig
+from collector.capture.nft import NftConfig
+from collector.config import Config
+from collector.spool import SpoolConfig
+from collector.track.observer import Ports
+from collector.track.trackers import TrackersConfig
+from collector.uplink import UplinkConfig
+from collector.uplink_tls import Identity
+from collector.window import Window
+from collector.wire.addr import pack
+
+SECOND_NS: Final = 1_000_000_000
+MIN_BUFFER_BYTES: Final = 65_536
+"""Receive buffer of a packet socket: one merged frame at the least."""
+MAX_SECRET_BYTES: Final = 4_096
+"""RADIUS sets no limit to a shared secret (RFC 2865 section 3); no server takes one so long."""
+
+
+def problems(config: Config) -> list[str]:
+    """Everything that would keep a collector of this configuration from starting, by key."""
+    found = []
+    for key, build in (
+        ("access", nft_config),
+        ("control", lambda config: LinksConfig(link_patterns(config))),
+        ("timing.window_s", window),
+        ("uplink.url", uplink_config),
+        ("spool", spool_config),
+        ("hosts", ports),
+    ):
+        try:
+            build(config)
+        except ValueError as error:
+            found.append(f"{key}: {error}")
+    try:
+        secrets(config)
+    except ValueError as error:
+        found += str(error).split("\n")
+    return found + _key_problems(config)
+
+
+def trackers_config(config: Config) -> TrackersConfig:
+    return TrackersConfig(
+        access=config.access.networks(),
+        window_ns=config.timing.window_s * SECOND_NS,
+        ipv6_prefix_len=config.access.ipv6_prefix_len,
+        region=config.control.numbering_region,
+        trusted=config.control.networks(),
+        subscriber_from=config.control.subscriber_from,
+        interim_s=config.control.interim_s,
+        resolver_ports=config.hosts.dns_ports,
+        max_sessions=config.limits.max_sessions,
+        max_calls=config.limits.max_calls,
+        max_flows=config.limits.max_flows,
+    )
+
+
+def ports(config: Config) -> Ports:
+    return Ports(
+        dns=config.hosts.dns_ports,
+        tls=config.hosts.tls_ports,
+        http=config.hosts.http_ports,
+        quic=config.hosts.quic_ports,
+        radius=config.control.radius_ports,
+        sip=config.control.sip_ports,
+    )
+
+
+def link_patterns(config: Config) -> tuple[tuple[str, str], ...]:
+    """(pattern, role) of interfaces. Access comes first: one that matches both may be a
+    subscriber's, and what subscribers send is never read as RADIUS."""
+    access = [(each, "access") for each in config.access.interfaces]
+    return (*access, *((each, "control") for each in config.control.interfaces))
+
+
+def nft_config(config: Config) -> NftConfig:
+    access = config.access
+    return NftConfig(access.interfaces, access.prefixes, access.ipv6_prefix_len)
+
+
+def window(config: Config) -> Window:
+    return Window(config.timing.window_s * SECOND_NS, config.name)
+
+
+def spool_config(config: Config) -> SpoolConfig:
+    return SpoolConfig(config.spool.folder, config.name, config.spool.max_bytes)
+
+
+def uplink_config(config: Config) -> UplinkConfig:
+    return UplinkConfig(
+        url=config.uplink.url, identity=_identity(config), request_timeout_s=config.uplink.timeout_s
+    )
+
+
+def secrets(config: Config) -> dict[bytes, bytes]:
+    """RADIUS shared secret by NAS address, from files that only the collector should read.
+
+    Raises ValueError with one line for each that cannot be used; never with what is in it.
+    """
+    found, wrong = {}, []
+    for nas, path in config.control.radius_secrets.items():
+        try:
+            secret = durable.read_limited(Path(path), MAX_SECRET_BYTES).strip()
+            if not secret:
+                raise ValueError("the file is empty")
+            found[pack(nas)] = secret
+        except OSError as error:
+            wrong.append(f"control.radius_secrets.{nas}: {path}: {error.strerror}")
+        except ValueError as error:
+            wrong.append(f"control.radius_secrets.{nas}: {path}: {error}")
+    if wrong:
+        raise ValueError("\n".join(wrong))
+    return found
+
+
+def _identity(config: Config) -> Identity:
+    return Identity(config.uplink.ca, config.uplink.cert, config.uplink.key)
+
+
+def _key_problems(config: Config) -> list[str]:
+    """Why the uplink's files do not make a pair, if they do not. Dates are not looked at: an
+    expired certificate is replaced while the collector meters."""
+    try:
+        _identity(config).context()
+    except ssl.SSLError as error:
+        reason = (error.reason or "no PEM file").lower().replace("_", " ")
+        return [f"uplink: ca, cert and key cannot be used together: {reason}"]
+    except OSError as error:
+        return [f"uplink: {error.filename or 'ca, cert or key'}: {error.strerror}"]
+    return []

@@ -1,0 +1,178 @@
+"""The legs of all calls by Call-ID, bounded: turns ends, silence and a full table into `call` rows.
+
+`advance` runs their timers: a leg whose state's time is over goes on to the next state, and one
+that has ended is forgotten once nothing of it can come any more.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import OrderedDict
+from typing import Any, Final
+
+from collector.parse.sip import SipEvent
+from collector.track.call_config import CallsConfig
+from collector.track.call_leg import Leg
+from collector.track.call_parties import Prefix, parties_of
+from collector.track.call_rules import Input, State
+from collector.track.losses import Losses
+from collector.track.versions import Versions
+from collector.wire.records import CALL_INTERRUPTED, record_id
+
+_ANSWERED: Final = frozenset((State.ANSWERED, State.UNCONFIRMED, State.CONFIRMED))
+
+
+class CallTable:
+    """Legs by number and by Call-ID; `counts` is the tracker's and added to."""
+
+    def __init__(
+        self, config: CallsConfig, out: Versions, counts: dict[str, int], losses: Losses
+    ) -> None:
+        self._config = config
+        self._out = out
+        self._counts = counts
+        self._losses = losses
+        self._legs: dict[int, Leg] = {}
+        self._by_call: dict[str, list[int]] = {}
+        self._loose: OrderedDict[int, None] = OrderedDict()
+        self._timers: list[tuple[int, int]] = []
+        self._number = 0
+        self._restart_ns = 0
+        self._unmarked = False
+
+    @property
+    def open_legs(self) -> int:
+        """Legs whose call has not ended."""
+        return sum(leg.state is not State.ENDED for leg in self._legs.values())
+
+    def of_call(self, call_id: str) -> list[Leg]:
+        """The legs with that Call-ID, oldest first."""
+        return [self._legs[number] for number in self._by_call.get(call_id, [])]
+
+    def interrupt(self) -> None:
+        """Marks every call open now as one that may lack a message."""
+        for leg in self._legs.values():
+            if leg.state is not State.ENDED:
+                leg.flags |= CALL_INTERRUPTED
+
+    def new(self, event: SipEvent, side: Prefix, direction: str) -> Leg | None:
+        """A leg in the table; None, and a loss, where there is no room."""
+        beside = self._by_call.get(event.call_id, [])
+        if len(beside) >= self._config.max_legs_per_call or (
+            len(self._legs) >= self._config.max_legs and not self._evict(event.ts_ns)
+        ):
+            self._losses.add(event.ts_ns, event.ts_ns + 1, "call-table-full")
+            return None
+        self._number += 1
+        address, length = side
+        parties = parties_of(event, direction, self._config.region, self._config.trusted)
+        leg = Leg(
+            number=self._number,
+            call_id=event.call_id,
+            from_tag=event.from_tag,
+            call_hash=record_id("call-hash", event.call_id, event.from_tag),
+            address=address,
+            prefix_len=length,
+            direction=direction,
+            start_ns=event.ts_ns,
+            proof_ns=event.ts_ns,
+            idle_ns=self._config.idle_ns,
+            ring_timeout_ns=self._config.ring_timeout_ns,
+            a_raw=parties.caller.raw,
+            a_e164=parties.caller.e164,
+            b_raw=parties.callee.raw,
+            b_e164=parties.callee.e164,
+            presentation="restricted" if parties.withheld else "allowed",
+            emergency=int(parties.emergency),
+        )
+        self._legs[leg.number] = leg
+        self._by_call.setdefault(event.call_id, []).append(leg.number)
+        self._loose[leg.number] = None
+        self._counts["calls"] += 1
+        return leg
+
+    def settle(self, leg: Leg, at: int) -> None:
+        """After a step: writes the row of a leg that ended, arms the timer."""
+        if leg.number not in self._legs:
+            return  # put out by the other leg of the same INVITE
+        if leg.state is State.ENDED:
+            self._out.add("call", leg.row(), at)
+        if leg.state in _ANSWERED:
+            self._loose.pop(leg.number, None)
+        else:
+            self._loose[leg.number] = None
+        self.arm(leg)
+
+    def _forget(self, leg: Leg) -> None:
+        del self._legs[leg.number]
+        self._loose.pop(leg.number, None)
+        beside = self._by_call[leg.call_id]
+        beside.remove(leg.number)
+        if not beside:
+            del self._by_call[leg.call_id]
+
+    def _evict(self, now_ns: int) -> bool:
+        """Makes room by the oldest leg that is not an answered call; False where all are."""
+        if not self._loose:
+            return False
+        leg = self._legs[next(iter(self._loose))]
+        if leg.state is not State.ENDED:
+            self._counts["evicted"] += 1
+            self._losses.add(leg.start_ns, now_ns, "call-evicted")
+            self._out.add("call", leg.row(), now_ns)
+        self._forget(leg)
+        return True
+
+    # Timers
+
+    def arm(self, leg: Leg) -> None:
+        """Sets the leg's timer; one that is due earlier stays, and is then set again."""
+        due = leg.due_ns(self._config.linger_ns)
+        if not leg.timer_ns or due < leg.timer_ns:
+            leg.timer_ns = due
+            heapq.heappush(self._timers, (due, leg.number))
+
+    def advance(self, now_ns: int) -> None:
+        """Runs the timers that are due, in order of their time."""
+        while self._timers and self._timers[0][0] <= now_ns:
+            due, number = heapq.heappop(self._timers)
+            leg = self._legs.get(number)
+            if leg is None or leg.timer_ns != due:
+                continue
+            leg.timer_ns = 0
+            if leg.due_ns(self._config.linger_ns) > due:
+                self.arm(leg)
+            elif leg.state is State.ENDED:
+                self._forget(leg)
+            else:
+                leg.step(Input.TIMER, None, due)
+                self.settle(leg, due)
+        self._mark(now_ns)
+
+    # Restart
+
+    def _mark(self, at_ns: int) -> None:
+        """Flags what is open when the first time after the restart comes, once."""
+        if self._unmarked and at_ns >= self._restart_ns:
+            self._unmarked = False
+            self.interrupt()
+
+    def snapshot(self) -> dict[str, object]:
+        """JSON-able state without the rows, which are the tracker's."""
+        return {
+            "legs": [leg.to_json() for leg in self._legs.values()],
+            "loose": list(self._loose),
+            "number": self._number,
+        }
+
+    def restore(self, state: dict[str, Any], now_ns: int) -> None:
+        """Takes over a snapshot; no message was seen from it until `now_ns`."""
+        self._number = state["number"]
+        self._legs, self._by_call, self._timers = {}, {}, []
+        for data in state["legs"]:
+            leg = Leg.from_json(data)
+            self._legs[leg.number] = leg
+            self._by_call.setdefault(leg.call_id, []).append(leg.number)
+            self.arm(leg)
+        self._loose = OrderedDict.fromkeys(state["loose"])
+        self._restart_ns, self._unmarked = now_ns, True

@@ -1,0 +1,120 @@
+"""Flow deltas of one window into its flows, each with all that it carried."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from itertools import starmap
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+KEY: Final = struct.Struct(">16s16sBHH")
+"""A 5-tuple in 37 bytes: client, server, protocol, client's port, server's port."""
+KEY_DTYPE: Final = np.dtype(
+    [
+        ("client", "V16"),
+        ("server", "V16"),
+        ("protocol", "u1"),
+        ("client_port", ">u2"),
+        ("server_port", ">u2"),
+    ]
+)
+"""The same for numpy."""
+_FLOW_DTYPE: Final = np.dtype(
+    [*((name, KEY_DTYPE[name]) for name in KEY_DTYPE.names or ()), ("start_ns", ">i8")]
+)
+"""What tells flows apart: the 5-tuple, then the start."""
+
+NO_DELTAS: Final = np.empty(
+    0,
+    [
+        ("client", "V16"),
+        ("server", "V16"),
+        ("protocol", "u1"),
+        ("client_port", "u2"),
+        ("server_port", "u2"),
+        ("up_bytes", "u8"),
+        ("down_bytes", "u8"),
+        ("start_ns", "i8"),
+        ("seen_ns", "i8"),
+        ("ended", "?"),
+        ("inbound", "?"),
+    ],
+)
+"""No flows, with the fields of a flow delta that are read here."""
+
+NEVER: Final = 2**63 - 1
+
+
+class VisitFlow(NamedTuple):
+    """One flow in a window. `key`: its 5-tuple as `KEY` packs it. `start_ns`: 0 where the kernel
+    does not say. `end_ns`: when it ended; NEVER while it is open. `next_ns`: start of the next flow
+    on the same 5-tuple; NEVER without one. `inbound`: somebody outside opened it. `deltas`: how
+    many there were of it, seen from `first_seen_ns` to `last_seen_ns`.
+    """
+
+    key: bytes
+    start_ns: int
+    end_ns: int
+    next_ns: int
+    inbound: bool
+    first_seen_ns: int
+    last_seen_ns: int
+    up_bytes: int
+    down_bytes: int
+    deltas: int
+
+
+def visit_flows(deltas: NDArray[Any]) -> Iterator[VisitFlow]:
+    """The flows of a window's deltas (with the fields of NO_DELTAS), by their start."""
+    deltas = deltas[np.argsort(deltas["start_ns"], kind="stable")]
+    packed = np.empty(len(deltas), _FLOW_DTYPE)
+    for name in _FLOW_DTYPE.names or ():
+        packed[name] = deltas[name]
+    places: dict[bytes, int] = {}
+    whole: list[bytes] = packed.view(f"V{_FLOW_DTYPE.itemsize}").tolist()
+    at = np.array([places.setdefault(flow, len(places)) for flow in whole], np.intp)
+    size = len(places)
+
+    first, last = np.full(size, NEVER, np.int64), np.zeros(size, np.int64)
+    np.minimum.at(first, at, deltas["seen_ns"])
+    np.maximum.at(last, at, deltas["seen_ns"])
+    up, down = np.zeros(size, np.uint64), np.zeros(size, np.uint64)
+    np.add.at(up, at, deltas["up_bytes"])
+    np.add.at(down, at, deltas["down_bytes"])
+    start, inbound = np.zeros(size, np.int64), np.zeros(size, np.bool_)
+    start[at] = deltas["start_ns"]
+    inbound[at] = deltas["inbound"]
+    end = np.full(size, NEVER, np.int64)
+    ended = deltas["ended"]
+    end[at[ended]] = deltas["seen_ns"][ended]
+
+    keys = [flow[: KEY.size] for flow in places]
+    starts: list[int] = start.tolist()
+    columns = (first, last, up, down, np.bincount(at, minlength=size))
+    return starmap(
+        VisitFlow,
+        zip(
+            keys,
+            starts,
+            end.tolist(),
+            _next_starts(keys, starts),
+            inbound.tolist(),
+            *(column.tolist() for column in columns),
+            strict=True,
+        ),
+    )
+
+
+def _next_starts(keys: list[bytes], starts: list[int]) -> list[int]:
+    """For each flow the start of the next one on the same 5-tuple, else NEVER; they are in order
+    of start."""
+    latest: dict[bytes, int] = {}
+    following = []
+    for key, start in zip(reversed(keys), reversed(starts), strict=True):
+        following.append(latest.get(key, NEVER))
+        latest[key] = start
+    following.reverse()
+    return following
