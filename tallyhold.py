@@ -59,6 +59,8 @@ class LazyGroup(TyperGroup):
 app = typer.Typer(
     cls=LazyGroup,
     no_args_is_help=True,
+    # A traceback with source lines and values is no place for personal data.
+    pretty_exceptions_enable=False,
     help="Tallyhold: network usage metering and lawful retention for internet providers.",
 )
 
