@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import Progress
 
 from aggregator import config as configuration
-from aggregator import present
+from aggregator import outfile, present
+from aggregator.asking import asking, fail, load, now_us, progress_bar, show
 from aggregator.queries import billing as bills
 from aggregator.queries import demand as demands
-from aggregator.queries.arithmetic import Period, PeriodError, parse_period
-from aggregator.queries.audit import AuditFile
-from aggregator.reader import reader
-from aggregator.store.client import Client
-from aggregator.store.errors import StoreError
+from aggregator.queries import export as exports
 
 appliance = typer.Typer(
     no_args_is_help=True, help="Run the appliance; enrol and revoke collectors."
@@ -40,7 +32,20 @@ PeriodText = Annotated[
     typer.Option("--period", "-p", help="2026-11, 2026-11-22, or 2026-11-01/2026-11-08; UTC."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-Subscriber = Annotated[str, typer.Argument(help="The operator's opaque subscriber reference.")]
+
+
+def _subscriber(text: str) -> str:
+    try:
+        bills.check_subscriber(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    return text
+
+
+Subscriber = Annotated[
+    str,
+    typer.Argument(help="The operator's opaque subscriber reference.", callback=_subscriber),
+]
 Reference = Annotated[
     str, typer.Option("--reference", "-r", help="Ticket or reason; kept in the audit record.")
 ]
@@ -189,17 +194,19 @@ def appliance_check_config(
 def billing_usage(
     subscriber: Subscriber,
     period: PeriodText,
+    hourly: Annotated[bool, typer.Option("--hourly", help="By hour instead of by day.")] = False,
     as_json: AsJson = False,
     reference: Reference = "",
     config: ConfigPath = configuration.DEFAULT_PATH,
 ) -> None:
-    """Bytes up and down by day, with totals and completeness.
+    """Bytes up and down by day or hour, with totals and completeness.
 
     Example: tallyhold billing usage sub-0001 --period 2026-11 --json
     """
-    with _asking(config, period) as (client, span, audit):
-        answer = bills.usage(client, subscriber, span, _now_us(), audit, reference)
-    _show(as_json, present.usage_plain(answer), lambda to: present.print_usage(to, answer))
+    step: bills.Step = "hour" if hourly else "day"
+    with asking(config, period) as (client, span, audit):
+        answer = bills.usage(client, subscriber, span, now_us(), audit, reference, step)
+    show(as_json, present.usage_plain(answer), lambda to: present.print_usage(to, answer))
 
 
 @billing.command("sessions")
@@ -214,9 +221,9 @@ def billing_sessions(
 
     Example: tallyhold billing sessions sub-0001 --period 2026-11
     """
-    with _asking(config, period) as (client, span, audit):
-        answer = bills.sessions(client, subscriber, span, _now_us(), audit, reference)
-    _show(as_json, present.sessions_plain(answer), lambda to: present.print_sessions(to, answer))
+    with asking(config, period) as (client, span, audit):
+        answer = bills.sessions(client, subscriber, span, now_us(), audit, reference)
+    show(as_json, present.sessions_plain(answer), lambda to: present.print_sessions(to, answer))
 
 
 @billing.command("calls")
@@ -231,9 +238,9 @@ def billing_calls(
 
     Example: tallyhold billing calls sub-0009 --period 2026-11
     """
-    with _asking(config, period) as (client, span, audit):
-        answer = bills.calls(client, subscriber, span, _now_us(), audit, reference)
-    _show(as_json, present.calls_plain(answer), lambda to: present.print_calls(to, answer))
+    with asking(config, period) as (client, span, audit):
+        answer = bills.calls(client, subscriber, span, now_us(), audit, reference)
+    show(as_json, present.calls_plain(answer), lambda to: present.print_calls(to, answer))
 
 
 @billing.command("export")
@@ -250,27 +257,14 @@ def billing_export(
 
     Example: tallyhold billing export --period 2026-11 --format csv --output november.csv
     """
-    with (
-        _asking(config, period) as (client, span, audit),
-        Progress(console=Console(stderr=True), transient=True) as bar,
-    ):
-        task = bar.add_task("Subscribers", total=None)
-        rows = bills.export(
-            client,
-            span,
-            _now_us(),
-            audit,
-            reference,
-            lambda done, total: bar.update(task, completed=done, total=total),
-        )
-        if output is None:
-            _write_rows(sys.stdout, rows, output_format)
-            return
-        part = output.with_name(f".{output.name}.part")
-        with part.open("w", newline="", encoding="utf-8") as file:
-            _write_rows(file, rows, output_format)
-        part.replace(output)
-    typer.echo(f"wrote {output}", err=True)
+    if output is not None and not output.parent.is_dir():
+        fail(f"{output.parent}: no such folder", code=2)
+    with asking(config, period) as (client, span, audit), progress_bar() as progress:
+        rows = exports.export(client, span, now_us(), audit, reference, progress)
+        with nullcontext(sys.stdout) if output is None else outfile.whole_file(output) as file:
+            outfile.write_rows(file, rows, exports.EXPORT_COLUMNS, output_format.value)
+    if output is not None:
+        typer.echo(f"wrote {output}", err=True)
 
 
 @demand.command("busy-hour")
@@ -284,71 +278,6 @@ def busy_hour(
 
     Example: tallyhold demand busy-hour --period 2026-11-22
     """
-    with _asking(config, period) as (client, span, _):
-        answer = demands.busy_hour(client, span, _now_us(), area)
-    _show(as_json, present.busy_hour_plain(answer), lambda to: present.print_busy_hour(to, answer))
-
-
-@contextmanager
-def _asking(path: Path, period: str) -> Iterator[tuple[Client, Period, AuditFile]]:
-    """A connection, the period and the audit record, with errors in plain words."""
-    settings = load(path)
-    try:
-        span = parse_period(period)
-    except PeriodError as error:
-        fail(str(error), code=2)
-    client = None
-    try:
-        client = reader(settings)
-        yield client, span, AuditFile(settings.audit.folder)
-    except StoreError as error:
-        fail(str(error))
-    except OSError as error:
-        fail(f"{error.strerror}: {error.filename}")
-    finally:
-        if client:
-            client.close()
-
-
-def _show(as_json: bool, plain: dict[str, Any], table: Callable[[Console], None]) -> None:
-    if as_json:
-        json.dump(plain, sys.stdout, indent=1)
-        sys.stdout.write("\n")
-    else:
-        table(Console())
-
-
-def _write_rows(file: Any, rows: Iterator[dict[str, Any]], output_format: Format) -> None:
-    if output_format is Format.JSON:
-        json.dump(list(rows), file, indent=1)
-        file.write("\n")
-        return
-    writer = csv.DictWriter(file, bills.EXPORT_COLUMNS)
-    writer.writeheader()
-    for row in rows:
-        writer.writerow({name: _cell(value) for name, value in row.items()})
-
-
-def _cell(value: object) -> object:
-    """Text that a spreadsheet would take for a formula is quoted."""
-    if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r"):
-        return f"'{value}"
-    return value
-
-
-def _now_us() -> int:
-    return time.time_ns() // 1000
-
-
-def load(path: Path) -> configuration.Config:
-    """The configuration, or the end of the command with every problem of it."""
-    try:
-        return configuration.load(path)
-    except configuration.ConfigError as error:
-        fail(str(error), code=2)
-
-
-def fail(message: str, code: int = 1) -> NoReturn:
-    """End the command with a message on stderr."""
-    typer.echo(f"tallyhold: {message}", err=True)
-    raise typer.Exit(code)
+    with asking(config, period) as (client, span, _):
+        answer = demands.busy_hour(client, span, now_us(), area)
+    show(as_json, present.busy_hour_plain(answer), lambda to: present.print_busy_hour(to, answer))

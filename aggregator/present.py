@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Final
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from aggregator.queries.arithmetic import iso
-from aggregator.queries.billing import USAGE_COUNTERS, Calls, Coverage, Row, Sessions, Usage
+from aggregator.queries.billing import USAGE_COUNTERS, Calls, Sessions, Usage
+from aggregator.queries.coverage import Coverage
 from aggregator.queries.demand import BusyHour
+from aggregator.queries.reading import Row
+
+MAX_SHOWN_LOSSES: Final = 20
+"""Losses below a table; a bad month has thousands. JSON has them all."""
 
 
 def bytes_text(count: int) -> str:
@@ -36,12 +42,21 @@ def share_text(share: float) -> str:
     return f"{min(share * 100, 99.9999):.4f} %"
 
 
+def clean(text: str) -> str:
+    """Text from the network as it may stand on a terminal: what could steer it is written out."""
+    return "".join(
+        each if each.isprintable() else each.encode("unicode_escape").decode() for each in text
+    )
+
+
 def coverage_plain(coverage: Coverage) -> dict[str, Any]:
+    """How complete an answer is; `amount` is null where it is not known."""
     return {
         "completeness": coverage.completeness,
         "complete_until": iso(coverage.complete_until_us),
         "losses": [
             {
+                "collector": row["collector"],
                 "stage": row["stage"],
                 "reason": row["reason"],
                 "start": iso(row["start_us"]),
@@ -55,14 +70,23 @@ def coverage_plain(coverage: Coverage) -> dict[str, Any]:
     }
 
 
+def _part(answer: Usage, start_us: int) -> str:
+    """A day as its date, an hour as the instant at which it begins."""
+    return iso(start_us)[:10] if answer.step == "day" else iso(start_us)
+
+
 def usage_plain(answer: Usage) -> dict[str, Any]:
+    """Totals, and `days` or `hours` with the same counters."""
     return {
         "subscriber": answer.subscriber,
         "period": answer.period.text,
         "totals": {**answer.totals, "connected_s": answer.connected_us / 1e6},
-        "days": [
-            {"day": iso(row["day_us"])[:10], **{name: row[name] for name in USAGE_COUNTERS}}
-            for row in answer.days
+        f"{answer.step}s": [
+            {
+                answer.step: _part(answer, row["part_us"]),
+                **{name: row[name] for name in USAGE_COUNTERS},
+            }
+            for row in answer.parts
         ],
         "rows_bounded": answer.bounded_rows,
         **coverage_plain(answer.coverage),
@@ -73,6 +97,7 @@ _SESSION_FIELDS = ("nas", "acct_session_id", "line", "start_source", "end_reason
 
 
 def sessions_plain(answer: Sessions) -> dict[str, Any]:
+    """Sessions with both bounds of their end; `end_max` is empty where it is not known."""
     return {
         "subscriber": answer.subscriber,
         "period": answer.period.text,
@@ -102,6 +127,7 @@ def _number(row: Row, side: str) -> str:
 
 
 def calls_plain(answer: Calls) -> dict[str, Any]:
+    """Call attempts; a number that its caller withheld from this subscriber reads "withheld"."""
     return {
         "subscriber": answer.subscriber,
         "period": answer.period.text,
@@ -132,6 +158,8 @@ def calls_plain(answer: Calls) -> dict[str, Any]:
 
 
 def busy_hour_plain(answer: BusyHour) -> dict[str, Any]:
+    """Hours by area; `lines` is null where they were too few to show."""
+
     def hour(row: Row) -> dict[str, Any]:
         return {
             "area": row["area"],
@@ -154,45 +182,43 @@ def busy_hour_plain(answer: BusyHour) -> dict[str, Any]:
 
 def _table(title: str, headings: Sequence[str], rows: Iterable[Sequence[str]], right: int) -> Table:
     """A table whose columns from number `right` on are figures, set to the right."""
-    table = Table(title=title, title_justify="left")
+    # As Text, because rich would take what stands in square brackets for its own markup.
+    table = Table(title=Text(clean(title)), title_justify="left")
     for place, heading in enumerate(headings):
         table.add_column(heading, justify="right" if place >= right else "left", no_wrap=True)
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*(Text(clean(each)) for each in row))
     return table
 
 
+def _line(console: Console, text: str) -> None:
+    console.print(clean(text), markup=False, highlight=False, soft_wrap=True)
+
+
 def _close(console: Console, coverage: Coverage) -> None:
-    console.print(
-        f"Completeness {share_text(coverage.completeness)}, "
-        f"data until {iso(coverage.complete_until_us)}"
-    )
-    for loss in coverage_plain(coverage)["losses"]:
+    until = iso(coverage.complete_until_us) or "never"
+    _line(console, f"Completeness {share_text(coverage.completeness)}, data until {until}")
+    losses = coverage_plain(coverage)["losses"]
+    for loss in losses[:MAX_SHOWN_LOSSES]:
         amount = "unknown" if loss["amount"] is None else loss["amount"]
-        console.print(
-            f"  lost at {loss['stage']}: {loss['reason']}, {amount} {loss['unit']}, "
-            f"{loss['start']} to {loss['end']}"
+        _line(
+            console,
+            f"  lost at {loss['collector']}, {loss['stage']}: {loss['reason']}, {amount} "
+            f"{loss['unit']}, {loss['start']} to {loss['end']}",
         )
+    if len(losses) > MAX_SHOWN_LOSSES:
+        _line(console, f"  and {len(losses) - MAX_SHOWN_LOSSES} more losses: see --json")
 
 
 def print_usage(console: Console, answer: Usage) -> None:
-    plain = usage_plain(answer)
-    rows = [
-        (d["day"], bytes_text(d["up_bytes"]), bytes_text(d["down_bytes"]), f"{d['flows']:,}")
-        for d in plain["days"]
-    ]
-    totals = answer.totals
-    rows.append(
-        (
-            "total",
-            bytes_text(totals["up_bytes"]),
-            bytes_text(totals["down_bytes"]),
-            f"{totals['flows']:,}",
-        )
-    )
+    def cells(name: str, row: Row) -> tuple[str, ...]:
+        return name, bytes_text(row["up_bytes"]), bytes_text(row["down_bytes"]), f"{row['flows']:,}"
+
+    rows = [cells(_part(answer, row["part_us"]), row) for row in answer.parts]
+    rows.append(cells("total", answer.totals))
     title = f"Usage of {answer.subscriber} in {answer.period.text} (UTC)"
-    console.print(_table(title, ("Day", "Up", "Down", "Flows"), rows, 1))
-    console.print(f"Connected {seconds_text(answer.connected_us)}")
+    console.print(_table(title, (answer.step.capitalize(), "Up", "Down", "Flows"), rows, 1))
+    _line(console, f"Connected {seconds_text(answer.connected_us)}")
     _close(console, answer.coverage)
 
 
@@ -211,7 +237,7 @@ def print_sessions(console: Console, answer: Sessions) -> None:
     title = f"Sessions of {answer.subscriber} in {answer.period.text} (UTC)"
     headings = ("Start", "End", "Ended", "NAS", "Line", "Connected")
     console.print(_table(title, headings, rows, 5))
-    console.print(f"{len(rows)} sessions, connected {seconds_text(answer.connected_us)}")
+    _line(console, f"{len(rows)} sessions, connected {seconds_text(answer.connected_us)}")
     _close(console, answer.coverage)
 
 
@@ -230,9 +256,8 @@ def print_calls(console: Console, answer: Calls) -> None:
     title = f"Calls of {answer.subscriber} in {answer.period.text} (UTC)"
     headings = ("Start", "Direction", "From", "To", "Outcome", "Talk")
     console.print(_table(title, headings, rows, 5))
-    console.print(
-        f"{len(rows)} calls, {answer.answered} answered, talk {answer.talk_ms / 1000:,.3f} s"
-    )
+    talk = f"{answer.talk_ms / 1000:,.3f} s"
+    _line(console, f"{len(rows)} calls, {answer.answered} answered, talk {talk}")
     _close(console, answer.coverage)
 
 
@@ -252,8 +277,6 @@ def print_busy_hour(console: Console, answer: BusyHour) -> None:
     title = f"Demand by area and hour in {answer.period.text} (UTC)"
     headings = ("Area", "Hour", "", "Up", "Down", "Mean Mbit/s down", "Lines")
     console.print(_table(title, headings, rows, 3))
-    console.print(
-        f"Total up {bytes_text(answer.totals['up_bytes'])}, "
-        f"down {bytes_text(answer.totals['down_bytes'])}"
-    )
-    console.print(f"Completeness {share_text(answer.completeness)}")
+    up, down = answer.totals["up_bytes"], answer.totals["down_bytes"]
+    _line(console, f"Total up {bytes_text(up)}, down {bytes_text(down)}")
+    _line(console, f"Completeness {share_text(answer.completeness)}")

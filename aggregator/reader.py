@@ -38,6 +38,13 @@ def reader(config: Config, user: str = "reader") -> Client:
     return Client(endpoint)
 
 
+def advice(config: Config, path: Path) -> str:
+    """What to do where the engine does not answer; `path` is that of the configuration."""
+    if config.engine.kind == "server":
+        return f"check that the server runs, and [engine] host and port in {path}"
+    return f"start it with: tallyhold appliance run --config {path}"
+
+
 def bundled_port(data: Path) -> int:
     """The port that the engine in this folder was last started on."""
     try:

@@ -50,10 +50,11 @@ def columns(rows: int, seed: int = 1) -> dict[str, np.ndarray[Any, Any]]:
         if name == "batch":
             made[name] = constant(random.bytes(16), rows)
         elif kind == "FixedString(16)":
-            raw = random.bytes(16 * rows)
-            made[name] = _objects([raw[i : i + 16] for i in range(0, 16 * rows, 16)])
+            made[name] = np.frombuffer(random.bytes(16 * rows), "V16")
         elif name in ("collector", "boot"):
             made[name] = constant(b"edge-router-1", rows)
+        elif name == "reason":  # mostly certain, at times without a binding
+            made[name] = _objects([b"" if i % 50 else b"no-binding" for i in range(rows)])
         elif kind == "String":
             made[name] = _objects([b"value-%d" % (i % 5000) for i in range(rows)])
         elif name.endswith("_us"):

@@ -7,10 +7,8 @@ that a component makes, and the files that settings name.
 from __future__ import annotations
 
 import ssl
-from pathlib import Path
 from typing import Final
 
-from collector import durable
 from collector.capture.links import LinksConfig
 from collector.capture.nft import NftConfig
 from collector.config import Config
@@ -112,9 +110,10 @@ def secrets(config: Config) -> dict[bytes, bytes]:
     found, wrong = {}, []
     for nas, path in config.control.radius_secrets.items():
         try:
-            secret = durable.read_limited(Path(path), MAX_SECRET_BYTES).strip()
-            if not secret:
-                raise ValueError("the file is empty")
+            with open(path, "rb") as file:
+                secret = file.read(MAX_SECRET_BYTES + 1).strip()
+            if not 0 < len(secret) <= MAX_SECRET_BYTES:
+                raise ValueError(f"a secret has 1 to {MAX_SECRET_BYTES} bytes")
             found[pack(nas)] = secret
         except OSError as error:
             wrong.append(f"control.radius_secrets.{nas}: {path}: {error.strerror}")
@@ -138,5 +137,5 @@ def _key_problems(config: Config) -> list[str]:
         reason = (error.reason or "no PEM file").lower().replace("_", " ")
         return [f"uplink: ca, cert and key cannot be used together: {reason}"]
     except OSError as error:
-        return [f"uplink: {error.filename or 'ca, cert or key'}: {error.strerror}"]
+        return [f"uplink: ca, cert and key cannot be used together: {error.strerror or error}"]
     return []

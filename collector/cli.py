@@ -46,13 +46,15 @@ def run(
 ) -> None:
     """Meter until SIGTERM or Ctrl-C, which close and spool the open window first.
 
-    Needs CAP_NET_ADMIN and CAP_NET_RAW, not root.
+    Needs CAP_NET_ADMIN and CAP_NET_RAW, not root. Ends with 1 where it cannot start or go on, and
+    with 2 where the configuration cannot be used; started again it loses nothing it had.
 
     Example: tallyhold collector run --config collector.toml
     """
     settings = _load(config)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     from collector.journal import JournalError
+    from collector.keeper import RestartNeeded
     from collector.service import Collector
     from collector.spool import SpoolError
 
@@ -67,10 +69,12 @@ def run(
     collector = Collector(settings, replace_table=replace_table)
     try:
         collector.start()
-    except (OSError, SpoolError, JournalError, ValueError) as error:
-        _fail(str(error.strerror if isinstance(error, OSError) and error.strerror else error))
+    except (OSError, SpoolError, JournalError, RestartNeeded, ValueError) as error:
+        _fail(_words(error))
     try:
         collector.run(lambda: stopping)
+    except (OSError, RestartNeeded) as error:
+        _fail(_words(error))
     finally:
         collector.stop()
 
@@ -93,10 +97,21 @@ def check_config(
 
 
 def _load(path: Path) -> configuration.Config:
+    """The configuration, with which a collector can start; the process ends with 2 otherwise."""
+    from collector import build
+
     try:
-        return configuration.load(path)
+        settings = configuration.load(path)
+        problems = build.problems(settings)
+        if problems:
+            raise configuration.ConfigError(path, problems)
     except configuration.ConfigError as error:
         _fail(str(error), code=2)
+    return settings
+
+
+def _words(error: Exception) -> str:
+    return str(error.strerror if isinstance(error, OSError) and error.strerror else error)
 
 
 def _fail(message: str, code: int = 1) -> NoReturn:

@@ -7,7 +7,7 @@ from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Any, Final
 
-from pydantic import Field, TypeAdapter
+from pydantic import AfterValidator, Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 
 from collector.wire import addr, settings
@@ -17,6 +17,11 @@ from collector.wire.settings import ConfigError as ConfigError
 DEFAULT_PATH: Final = Path("/etc/tallyhold/collector.toml")
 
 
+def _address(text: str) -> str:
+    return str(ipaddress.ip_address(text))
+
+
+Address = Annotated[str, AfterValidator(_address)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Ports = Annotated[tuple[Port, ...], Field(max_length=16)]
 """Sixteen ports a protocol: the capture filter has room for 4,096 instructions."""
@@ -33,25 +38,31 @@ class Access:
 
     def networks(self) -> tuple[tuple[bytes, int], ...]:
         """(base address in 16 bytes, prefix length in 128 bits) of every prefix."""
-        found = []
-        for text in self.prefixes:
-            net = ipaddress.ip_network(text)
-            extra = 96 if net.version == 4 else 0
-            found.append((addr.pack(net.network_address), net.prefixlen + extra))
-        return tuple(found)
+        return _networks(self.prefixes)
 
 
 @dataclass(config=STRICT)
 class Control:
-    """Where the NAS speaks RADIUS and voice signalling passes, besides the access side."""
+    """Where the NAS speaks RADIUS and voice signalling passes, besides the access side.
+
+    radius_secrets: file by NAS address. sip_trusted: peers whose P-Asserted-Identity counts (RFC
+    3325). interim_s: interval at which the NAS reports; sessions end after 2.5 silent ones.
+    """
 
     interfaces: Annotated[tuple[str, ...], Field(max_length=64)] = ()
     radius_ports: Ports = (1813,)
-    radius_secrets: Annotated[dict[str, Path], Field(max_length=4096)] = field(default_factory=dict)
+    radius_secrets: Annotated[dict[Address, Path], Field(max_length=4096)] = field(
+        default_factory=dict
+    )
     sip_ports: Ports = (5060,)
+    sip_trusted: Annotated[tuple[Prefix, ...], Field(max_length=256)] = ()
     numbering_region: Annotated[str, Field(pattern="^[A-Z]{2}$")] = "GB"
     subscriber_from: tuple[str, ...] = ("cui", "user_name")
     interim_s: Annotated[int, Field(ge=1, le=86_400)] = 600
+
+    def networks(self) -> tuple[tuple[bytes, int], ...]:
+        """As `Access.networks`, of the trusted peers."""
+        return _networks(self.sip_trusted)
 
 
 @dataclass(config=STRICT)
@@ -100,9 +111,14 @@ class Metrics:
 
 @dataclass(config=STRICT)
 class Limits:
-    """Table sizes; each table evicts and counts beyond its limit."""
+    """Table sizes; each table evicts and counts beyond its limit.
+
+    receive_buffer_bytes: of each socket, but all packet sockets together get at most
+    packet_buffers_bytes; the kernel reserves twice that, and uses it only in a burst.
+    """
 
     receive_buffer_bytes: Annotated[int, Field(ge=65_536, le=2**30)] = 32 * 2**20
+    packet_buffers_bytes: Annotated[int, Field(ge=2**22, le=2**34)] = 256 * 2**20
     max_sessions: Annotated[int, Field(ge=1, le=10**7)] = 262_144
     max_calls: Annotated[int, Field(ge=1, le=10**6)] = 65_536
     max_flows: Annotated[int, Field(ge=1, le=10**7)] = 1_048_576
@@ -124,6 +140,15 @@ class Config:
 
 
 _ADAPTER: Final = TypeAdapter(Config)
+
+
+def _networks(prefixes: tuple[str, ...]) -> tuple[tuple[bytes, int], ...]:
+    found = []
+    for text in prefixes:
+        net = ipaddress.ip_network(text)
+        extra = 96 if net.version == 4 else 0
+        found.append((addr.pack(net.network_address), net.prefixlen + extra))
+    return tuple(found)
 
 
 def load(path: Path) -> Config:

@@ -21,18 +21,27 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import secrets
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
 from collector import durable
 from collector.durable import NO_SPACE
 from collector.framing import frame, frames
-from collector.journal_state import MARK, read_state, state_bytes, tail_after
+from collector.journal_state import (
+    LOG,
+    MARK,
+    STATE,
+    log_path,
+    numbers,
+    read_state,
+    remove_all_but,
+    state_bytes,
+    state_path,
+    tail_after,
+)
 from collector.wire.loss import Loss
 from collector.wire.records import CLASSES
 
@@ -48,8 +57,6 @@ DEFAULT_LOG_BYTES: Final = 32 * 1024 * 1024
 _MAX_LOG_FILE_BYTES: Final = 1024 * 1024 * 1024
 """Largest log that is read back, whatever max_log_bytes was when it was written."""
 _BUFFER_BYTES: Final = 256 * 1024
-_STATE: Final = re.compile(r"state-(\d{20})\.json")
-_LOG: Final = re.compile(r"events-(\d{20})\.log")
 
 
 class JournalError(Exception):
@@ -171,7 +178,7 @@ class Journal:
         self.sync()
         self._tail_from = None
         try:
-            durable.replace_file(self._state(sequence), data)
+            durable.replace_file(state_path(self._folder, sequence), data)
         except OSError as error:
             raise JournalError(f"the state cannot be written: {error.strerror}") from error
         self._tail_from = self._log_bytes
@@ -190,7 +197,7 @@ class Journal:
                 tail = file.read()
             self._tail_from = None
             self._begin_log(sequence, tail)
-            self._remove_all_but(sequence)
+            remove_all_but(self._folder, sequence)
         except OSError as error:
             raise self._fail("the journal cannot be written", error) from error
 
@@ -207,24 +214,24 @@ class Journal:
     # -- loading
 
     def _load(self, last: int) -> tuple[dict[str, Any] | None, list[Event]]:
-        states = self._numbers(_STATE)
-        logs = self._numbers(_LOG)
-        snapshot, nonce = read_state(self._state(last), last) if last in states else (None, None)
+        states = numbers(self._folder, STATE)
+        logs = numbers(self._folder, LOG)
+        snapshot, nonce = read_state(state_path(self._folder, last), last)
         is_first = last == 0 and (0 in logs or not states)
         if snapshot is None and not is_first:
             what = "state-corrupt" if last in states else "state-missing"
-            times = [self._state(number).stat().st_mtime_ns for number in states]
+            times = [state_path(self._folder, number).stat().st_mtime_ns for number in states]
             self._lose(what, -1, min(times, default=self._now() - 1))
         base = max((number for number in logs if number <= last), default=None)
         tail = b""
         if base is not None:
-            data = durable.read_limited(self._log(base), _MAX_LOG_FILE_BYTES)
+            data = durable.read_limited(log_path(self._folder, base), _MAX_LOG_FILE_BYTES)
             tail, lost = tail_after(data, last, nonce, is_own=base == last)
             for reason, amount in lost:
-                self._lose(reason, amount, self._log(base).stat().st_mtime_ns)
+                self._lose(reason, amount, log_path(self._folder, base).stat().st_mtime_ns)
         # Written anew, so that from here on there is one state and one log, whatever was found.
         self._begin_log(last, tail)
-        self._remove_all_but(last)
+        remove_all_but(self._folder, last)
         events = [(kind, payload) for kind, payload, _ in frames(tail)]
         events = [event for event in events if event[0] != MARK]
         self.counts["replayed"] += len(events)
@@ -237,22 +244,11 @@ class Journal:
             Loss(start_ns, end_ns, "track", reason, amount, "events", tuple(CLASSES))
         )
 
-    def _numbers(self, pattern: re.Pattern[str]) -> list[int]:
-        names = os.listdir(self._folder)
-        return sorted(int(match[1]) for name in names if (match := pattern.fullmatch(name)))
-
-    def _remove_all_but(self, sequence: int) -> None:
-        for name in os.listdir(self._folder):
-            match = _STATE.fullmatch(name) or _LOG.fullmatch(name)
-            if name.endswith(durable.TEMPORARY) or (match and int(match[1]) != sequence):
-                with suppress(FileNotFoundError):
-                    os.unlink(self._folder / name)
-
     # -- the log
 
     def _begin_log(self, sequence: int, content: bytes) -> None:
         """A new log, open for append, that has replaced any of that number in one step."""
-        path = self._log(sequence)
+        path = log_path(self._folder, sequence)
         durable.replace_file(path, content)
         flags = os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
         descriptor = os.open(path, flags)
@@ -302,9 +298,3 @@ class Journal:
         """Take no more: after a failed write or fsync only a restart knows what is on disk."""
         self._failure = f"{what}: {error.strerror}; restart the collector to go by what is on disk"
         return JournalError(self._failure)
-
-    def _state(self, sequence: int) -> Path:
-        return self._folder / f"state-{sequence:020d}.json"
-
-    def _log(self, sequence: int) -> Path:
-        return self._folder / f"events-{sequence:020d}.log"

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import re
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 from zlib import crc32
@@ -19,9 +22,36 @@ log = logging.getLogger(__name__)
 
 MAX_SNAPSHOT_BYTES: Final = 256 * 1024 * 1024
 """Largest state: 100,000 sessions, calls and counters of about 1 KB each, twice over."""
+STATE: Final = re.compile(r"state-(\d{20})\.json")
+LOG: Final = re.compile(r"events-(\d{20})\.log")
 _MAX_HEAD_BYTES: Final = 4096
 MARK: Final = "rotate"
 """Kind of the frame that is written together with a state: what follows it came after."""
+
+
+def state_path(folder: Path, sequence: int) -> Path:
+    """The file of the state of batch `sequence`."""
+    return folder / f"state-{sequence:020d}.json"
+
+
+def log_path(folder: Path, sequence: int) -> Path:
+    """The file of the events after batch `sequence`."""
+    return folder / f"events-{sequence:020d}.log"
+
+
+def numbers(folder: Path, pattern: re.Pattern[str]) -> list[int]:
+    """Ascending sequences of the files of a pattern, STATE or LOG."""
+    names = os.listdir(folder)
+    return sorted(int(match[1]) for name in names if (match := pattern.fullmatch(name)))
+
+
+def remove_all_but(folder: Path, sequence: int) -> None:
+    """Remove states and logs of other batches, and files half written."""
+    for name in os.listdir(folder):
+        match = STATE.fullmatch(name) or LOG.fullmatch(name)
+        if name.endswith(durable.TEMPORARY) or (match and int(match[1]) != sequence):
+            with suppress(FileNotFoundError):
+                os.unlink(folder / name)
 
 
 def state_bytes(sequence: int, nonce: str, snapshot: Mapping[str, Any]) -> bytes:
@@ -40,7 +70,7 @@ def state_bytes(sequence: int, nonce: str, snapshot: Mapping[str, Any]) -> bytes
 
 
 def read_state(path: Path, sequence: int) -> tuple[dict[str, Any] | None, str | None]:
-    """State and nonce of a file, both None where it is corrupt; raises OSError."""
+    """State and nonce of a file, both None where it is absent or corrupt; raises OSError."""
     try:
         data = durable.read_limited(path, MAX_SNAPSHOT_BYTES + _MAX_HEAD_BYTES)
         head_line, _, rest = data.partition(b"\n")
@@ -54,6 +84,8 @@ def read_state(path: Path, sequence: int) -> tuple[dict[str, Any] | None, str | 
         if not isinstance(snapshot, dict):
             raise ValueError("the state is not an object")
         return snapshot, str(head["nonce"])
+    except FileNotFoundError:
+        return None, None
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         log.error("the state of batch %d is corrupt (%s)", sequence, type(error).__name__)
         return None, None

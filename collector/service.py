@@ -11,42 +11,40 @@ from __future__ import annotations
 
 import logging
 import time
+import traceback
 import uuid
 from collections import Counter
 from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+from collector import build
 from collector.capture import netlink
+from collector.capture.links import LinksUnavailable
 from collector.capture.netlink import ConntrackConfig, ConntrackEvents
 from collector.capture.netlink_dump import dump
-from collector.capture.nft import NftConfig, install
-from collector.capture.nftsets import NftUnavailable, SetReader
+from collector.capture.packet import CaptureUnavailable
 from collector.config import Config
-from collector.journal import Journal, JournalError
+from collector.counters import Counters
+from collector.held import Held
+from collector.journal import Journal
+from collector.keeper import Keeper, RestartNeeded
 from collector.metrics import Metrics
 from collector.parse.conntrack import Decoder
+from collector.parse.link import Frame
 from collector.parse.radius import Accounting, AccountingAck
 from collector.parse.sip import SipEvent
 from collector.report import publish, tally
+from collector.resume import resume
 from collector.sources import Sources
-from collector.spool import Spool, SpoolConfig, SpoolError
-from collector.track.observer import Observer, ObserverConfig, Ports
+from collector.spool import Spool, SpoolError
+from collector.track.journal_events import JournalEvent, control_event
+from collector.track.observer import Observer, ObserverConfig
 from collector.track.sessions import BindingChange
-from collector.track.trackers import (
-    JournalEvent,
-    Trackers,
-    TrackersConfig,
-    control_event,
-    split_event,
-    split_prefix_event,
-)
-from collector.uplink import Uplink, UplinkConfig
-from collector.uplink_tls import Identity
-from collector.window import Piece, Window
-from collector.wire.addr import MAPPED, pack
-from collector.wire.batch import BatchError
-from collector.wire.gaps import MAX_LOSSES, merge
+from collector.track.trackers import Trackers, touches_calls
+from collector.uplink import Uplink
 from collector.wire.loss import Loss
 
 log = logging.getLogger(__name__)
@@ -56,11 +54,11 @@ _POLL_S: Final = 0.1
 """Longest sleep: timers are late by no more, and an event is on disk within it."""
 _FRAMES: Final = 512
 """Frames of one source between two looks at the clock."""
-_ALIVE_NS: Final = 5 * SECOND_NS
-"""How often the journal says that the collector runs, which bounds the gap after a SIGKILL."""
+_TICK_NS: Final = SECOND_NS
+_CHECK_NS: Final = 5 * SECOND_NS
+"""How often the journal says that the collector runs, which bounds the gap after a SIGKILL, and
+how often the kernel's table is looked after, which bounds what a flushed ruleset costs."""
 _DRAIN_S: Final = 10.0
-_DOWN: Final = ("session", "binding", "call", "mapping")
-"""What packets carry, and so what nobody saw while no collector ran; visits tell it themselves."""
 
 
 class Collector:
@@ -74,19 +72,16 @@ class Collector:
         replace_table: bool = False,
     ) -> None:
         self.config = config
-        self._replace_table = replace_table
         self._now, self._monotonic = now, monotonic
         self.boot = uuid.uuid4().hex
         self.started_ns = now()
-        access = config.access
-        self.trackers = Trackers(_trackers_config(config), self.started_ns)
-        self.observer = Observer(ObserverConfig({}, _ports(config), _secrets(config)))
-        self.window = Window(config.timing.window_s * SECOND_NS, config.name)
-        self.spool = Spool(
-            SpoolConfig(config.spool.folder, config.name, config.spool.max_bytes), self.boot
-        )
+        self.trackers = Trackers(build.trackers_config(config), self.started_ns)
+        self._secrets: dict[bytes, bytes] = {}  # read by `start`; the observer sees them then
+        self.observer = Observer(ObserverConfig({}, build.ports(config), self._secrets))
+        self.window = build.window(config)
+        self.spool = Spool(build.spool_config(config), self.boot)
         self.journal = Journal(config.spool.folder / "journal", now=now)
-        self.uplink = Uplink(_uplink_config(config), self.spool, now=now)
+        self.uplink = Uplink(build.uplink_config(config), self.spool, now=now)
         host, _, port = config.metrics.listen.rpartition(":")
         self.metrics = Metrics(host.strip("[]"), int(port))
         self.conntrack = ConntrackEvents(
@@ -94,27 +89,31 @@ class Collector:
         )
         self.decoder = Decoder()
         self.sources = Sources(config, self.observer, now)
+        self.counters = Counters(build.nft_config(config), now, replace_table)
         self.rows: Counter[str] = Counter()
         self.gaps: Counter[tuple[str, str]] = Counter()
-        self._nft = NftConfig(access.interfaces, access.prefixes, access.ipv6_prefix_len)
-        self._sets = SetReader(access.ipv6_prefix_len, now)
-        self._losses: list[Loss] = []
-        self._held: tuple[int, int, list[Piece]] | None = None
-        self._next_dump_ns = self._next_tick_ns = self._next_alive_ns = 0
+        self.errors = 0
+        """Frames and events that an error of ours kept from being taken."""
+        self._told_errors = 0
+        self._tick_at = self._check_at = self._dump_at = 0
+        self.keeper = Keeper(self.journal, self.spool, now, monotonic, self._state)
 
     def start(self) -> None:
-        """Take the spool, the counters and the sockets, and go on where the last run ended.
-
-        Raises OSError, SpoolError or JournalError with what to do; nothing is left running then.
-        """
+        """Take spool, counters and sockets, and go on where the last run ended. Raises OSError,
+        SpoolError, JournalError, RestartNeeded or ValueError; nothing is left running then."""
         try:
+            self._secrets.update(build.secrets(self.config))
             self.metrics.start()
-            netlink.prepare()
+            for name in netlink.prepare().changed:
+                log.info("set net.netfilter.%s=1", name)
             self.spool.start()
-            self._resume()
+            is_anchored = self._resume()
             self.conntrack.start()
             self.sources.refresh()
             self.uplink.start()
+            if not is_anchored:
+                # From here on a crash has a state to go by, and so no second baseline.
+                self.close_window()
         except BaseException:
             self.stop()
             raise
@@ -123,170 +122,158 @@ class Collector:
         )
 
     def run(self, stopping: Callable[[], bool]) -> None:
-        """Meter until `stopping()`; then close the open window and spool it."""
+        """Meter until `stopping()`; then close the open window and spool it.
+
+        Raises RestartNeeded, and OSError where the kernel gives no more events.
+        """
         while not stopping():
             self.step()
         self.close_window()
+        if self.keeper.held:
+            log.warning("the last window is not in the spool; the journal has what it needs")
 
     def stop(self) -> None:
         """Send what is spooled while the aggregator answers, and let everything go."""
-        if self.uplink.state != "stopped":
-            self.uplink.drain(_DRAIN_S)
-            self.uplink.stop()
-        self.sources.stop()
-        self.conntrack.stop()
-        self.journal.close()
-        self.spool.stop()
-        self.metrics.stop()
+        with ExitStack() as stack:
+            stack.callback(self.metrics.stop)
+            stack.callback(self.spool.stop)
+            stack.callback(self.journal.close)
+            stack.callback(self.conntrack.stop)
+            stack.callback(self.sources.stop)
+            if self.uplink.state != "stopped":
+                stack.callback(self.uplink.stop)
+                with suppress(SpoolError):  # one that failed has nothing to give until a restart
+                    self.uplink.drain(_DRAIN_S)
 
     def step(self) -> None:
         """One turn of the loop: what waits at the sockets, then what time demands."""
         self.sources.select(_POLL_S, also=self.conntrack.fileno())
         self._receive()
-        now = self._now()
-        loss = self.window.clock(now, self._monotonic())
+        now, monotonic = self._now(), self._monotonic()
+        loss = self.window.clock(now, monotonic)
         if loss:
             log.warning("the clock was set by %.3f s; a gap record says so", loss.amount / 1e9)
-            self._losses.append(loss)
-        if now >= self._next_tick_ns or now < self._next_tick_ns - SECOND_NS:
-            self._next_tick_ns = now + SECOND_NS
-            self._tick(now)
-        if now >= self._next_dump_ns:
+            self.keeper.lose([loss])
+        if monotonic >= self._tick_at:
+            self._tick_at = monotonic + _TICK_NS
+            self._tick(now, monotonic)
+        if monotonic >= self._dump_at:
             self._dump()
-        if self._held:
-            self._commit(*self._held)
-        elif self.window.due(now) or self.journal.is_full:
+        held = self.keeper.held
+        if held is None and (self.window.due(now) or self.keeper.wants_window):
             self.close_window()
-        self._sync()
+        elif held is not None and monotonic >= held.due_ns:
+            self._commit(held)
+        self.keeper.sync()
 
     def close_window(self) -> None:
         """Read every counter, take the rows of the window and commit them with the state."""
-        if self._held:
-            self._commit(*self._held)
-            if self._held:
-                return
+        if self.keeper.held and not self._commit(self.keeper.held):
+            return
         self._receive()
+        self.keeper.lose(self.counters.read(self.trackers.volume))
+        try:
+            self.trackers.links.observe(self.sources.read_links())
+        except LinksUnavailable as error:  # counters go on: the next reading has it all
+            log.error("the interfaces could not be read: %s", error.strerror)
+        self._dump()
         now = self._now()
         start, end = self.window.bounds(now)
-        self._read_counters()
-        self._dump()
-        for change in self.trackers.tick(now):
-            self._split(change)
+        self._survive(self._pass, now)
+        self._collect(now)
+        self.keeper.lose(self.sources.unheard(start, end))
         taken = self.trackers.take(start, end, now)
-        losses = [*self._losses, *self.trackers.losses(), *self.observer.losses(now)]
-        losses += [*self.conntrack.losses(), *self.sources.losses(now)]
-        self._losses = []
-        self._commit(start, end, self.window.close(start, end, now, taken, losses))
+        losses = [*self.keeper.take_losses(), *self.trackers.losses()]
+        self._commit(Held(start, end, self.window.close(start, end, now, taken, losses)))
 
-    def _commit(self, start: int, end: int, pieces: list[Piece]) -> None:
-        """Batch and state in one commit; where the disk refuses, the rows are held and retried."""
-        last = self.spool.last_sequence + len(pieces)
-        try:
-            self.journal.rotate(last, self._snapshot())
-            headers = self.spool.commit_all(
-                window_start_ns=start,
-                window_end_ns=end,
-                created_ns=self._now(),
-                pieces=[piece.columns for piece in pieces],
-            )
-        except (SpoolError, JournalError, BatchError) as error:
-            if self._held is None:
-                log.error("the window is kept in memory and tried again: %s", error)
-            self._held = (start, end, pieces)
-            time.sleep(_POLL_S)
-            return
-        self._held = None
-        try:
-            self.journal.committed(last)
-        except JournalError as error:
-            # Not held: the rows are in the spool, and a second commit would spool them twice.
-            log.error("the journal was not shortened, which the next window does: %s", error)
-        tally(self, headers, pieces)
-        self.uplink.wake()
-        publish(self)
+    def _commit(self, held: Held) -> bool:
+        """Spool a window; false where it is held instead."""
+        headers = self.keeper.commit(held)
+        if headers:
+            tally(self, headers, held.pieces)
+            self.uplink.wake()
+            publish(self)
+        return bool(headers)
 
-    def _snapshot(self) -> dict[str, object]:
-        return {
-            "trackers": self.trackers.snapshot(),
-            "window": self.window.snapshot(),
-            "now_ns": self._now(),
-        }
+    def _state(self) -> dict[str, object]:
+        return {"trackers": self.trackers.snapshot(), "window": self.window.snapshot()}
 
-    def _resume(self) -> None:
-        """Restore the state of the last committed batch and replay what came after it."""
-        snapshot, events = self.journal.load(self.spool.last_sequence)
-        self._losses += self.journal.losses
+    def _resume(self) -> bool:
+        """Go on where the last run ended; false where there was no last reading of counters."""
         self.started_ns = now = self._now()
-        self.trackers = Trackers(_trackers_config(self.config), now)
-        installed = install(self._nft, self._now, self._replace_table)
-        alive_ns = now
-        if snapshot is not None:
-            self.trackers.restore(snapshot["trackers"], now)
-            self.window.restore(snapshot["window"], now)
-            alive_ns = int(snapshot["now_ns"])
-        else:
-            self.window.open(now)
-        for kind, payload in events:
-            alive_ns = max(alive_ns, int(payload.get("ts_ns", 0)))
-            self.trackers.apply(kind, payload, now)
-        if installed.final is not None:
-            self.trackers.volume.observe(installed.final, restart=snapshot is not None)
-        if installed.action in ("created", "replaced"):
-            self.trackers.volume.begin(installed.generation, installed.ts_ns)
-        self.trackers.volume.observe(self._sets.read_sets(), restart=snapshot is not None)
-        if snapshot is not None or events:
-            self._losses.append(
-                Loss(min(alive_ns, now), now, "capture", "restart", -1, "packets", _DOWN)
-            )
-        self._next_dump_ns = now + int(self.config.timing.dump_s * 1e9)
+        self.trackers = Trackers(build.trackers_config(self.config), now)
+        found = resume(self.journal, self.spool.last_sequence, self.trackers, self.window, now)
+        volume = self.trackers.volume
+        self.counters.start(volume, restart=found.is_restart)
+        if found.since_ns and not found.is_anchored:
+            # What the counters had at the state that is gone is not known, nor so what was lost.
+            found.losses += [
+                replace(each, start_ns=found.since_ns, amount=-1) for each in volume.take_losses()
+            ]
+        self.keeper.lose(found.losses)
+        self._dump_at = self._monotonic() + int(self.config.timing.dump_s * SECOND_NS)
+        return found.is_anchored
 
     def _receive(self) -> None:
         """Take what the sockets hold, in bounded pieces."""
         for frame in self.sources.read(_FRAMES):
-            for event in self.observer.frame(frame):
-                if isinstance(event, Accounting | AccountingAck | SipEvent):
-                    self._record(control_event(event))
-                else:
-                    self.trackers.observed(event)
+            self._survive(self._observe, frame)
         messages = self.conntrack.read()
         if len(messages):
-            self.trackers.destroyed(self.decoder.decode(messages), self._now())
+            now = self._now()
+            self._survive(lambda: self.trackers.destroyed(self.decoder.decode(messages), now))
+
+    def _observe(self, frame: Frame) -> None:
+        for event in self.observer.frame(frame):
+            if isinstance(event, Accounting | AccountingAck | SipEvent):
+                self._record(control_event(event))
+            else:
+                self.trackers.observed(event)
+
+    def _pass(self, now: int) -> None:
+        """Let time pass."""
+        self.observer.tick(now)
+        self._split(self.trackers.tick(now))
+
+    def _survive(self, step: Callable[..., Any], *args: Any) -> None:
+        """Nothing that a packet holds may end the loop: an error of ours costs that packet."""
+        try:
+            step(*args)
+        except (RestartNeeded, OSError):
+            raise
+        except Exception as error:
+            self.errors += 1
+            if self.errors.bit_count() == 1:  # a line for the 1st, 2nd, 4th, 8th...
+                at = traceback.extract_tb(error.__traceback__)[-1]
+                place = f"{Path(at.filename).name}:{at.lineno}"
+                # Not the message, which may quote the packet.
+                log.error("%s at %s (error %d)", type(error).__name__, place, self.errors)
 
     def _record(self, event: JournalEvent) -> None:
         """Write an event to the journal, then apply it and split volume where it says so."""
         kind, payload = event
-        try:
-            self.journal.append(kind, payload)
-        except JournalError as error:
-            # Metering goes on: only a crash before the next window would now lose the event.
-            log.error("an event is not in the journal: %s", error)
-        for change in self.trackers.apply(kind, payload, self._now()):
-            self._split(change)
+        self.keeper.append(kind, payload)
+        self._split(self.trackers.apply(kind, payload, self._now()))
 
-    def _split(self, change: BindingChange) -> None:
-        """Read the counter of an address whose binding changed, so that its row ends here."""
-        is_ipv4 = change.address[:12] == MAPPED
-        metered = 128 if is_ipv4 else self.config.access.ipv6_prefix_len
-        try:
-            if change.prefix_len >= metered:
-                self._record(split_event(self._sets.read_one(change.address)))
-            else:
-                self._record(split_prefix_event(self._sets.read_sets(), change))
-        except NftUnavailable as error:
-            log.error("a counter could not be read at a binding change: %s", error)
-            now = self._now()
-            self._losses.append(Loss(now, now + 1, "volume", "unsplit", 1, "events", ("usage",)))
+    def _split(self, changes: list[BindingChange]) -> None:
+        """Read the counters of addresses whose binding changed, so that their rows end here."""
+        if changes:
+            events, losses = self.counters.events(changes)
+            for event in events:
+                self._record(event)
+            self.keeper.lose(losses)
 
-    def _read_counters(self) -> None:
-        try:
-            self.trackers.volume.observe(self._sets.read_sets())
-            self.trackers.links.observe(self.sources.read_links())
-        except NftUnavailable as error:
-            # The kernel counts on: the next reading has what this one would have had.
-            log.error("the counters could not be read: %s", error)
-            if isinstance(error, FileNotFoundError) or "not installed" in str(error):
-                installed = install(self._nft, self._now)
-                self.trackers.volume.begin(installed.generation, installed.ts_ns)
+    def _collect(self, now: int) -> None:
+        """Losses of all but the trackers, whose own a replay or the next reading tells again."""
+        found = [*self.sources.losses(now), *self.conntrack.losses(), *self.observer.losses(now)]
+        if self.errors > self._told_errors:
+            amount, self._told_errors = self.errors - self._told_errors, self.errors
+            classes = ("visit", "call", "session", "binding", "mapping")
+            start = now - _TICK_NS
+            found.append(Loss(start, now, "track", "internal-error", amount, "packets", classes))
+        self.keeper.lose(found)
+        if any(map(touches_calls, found)):
+            self._record(("interrupt", {"ts_ns": now}))
 
     def _dump(self) -> None:
         """Read long flows; the time of the next dump follows from the end of this one."""
@@ -294,68 +281,20 @@ class Collector:
             found = dump(self._now)
             rows = self.decoder.decode(found.messages)
             self.trackers.dumped(rows, found.began_ns, found.complete)
-        except OSError as error:
-            log.error("the conntrack table could not be read: %s", error)
-        self._next_dump_ns = self._now() + int(self.config.timing.dump_s * 1e9)
+        except OSError as error:  # the counters are cumulative: the next dump has it all
+            log.error("the conntrack table could not be read: %s", error.strerror)
+        self._dump_at = self._monotonic() + int(self.config.timing.dump_s * SECOND_NS)
 
-    def _tick(self, now: int) -> None:
-        for change in self.trackers.tick(now):
-            self._split(change)
-        self.observer.tick(now)
-        self.sources.refresh()
-        self._losses += self.sources.losses(now)
-        if len(self._losses) > 2 * MAX_LOSSES:
-            self._losses = merge(self._losses)
-        if now >= self._next_alive_ns:
-            self._next_alive_ns = now + _ALIVE_NS
-            self._record(("alive", {"ts_ns": now}))
-        publish(self)
-
-    def _sync(self) -> None:
+    def _tick(self, now: int, monotonic: int) -> None:
+        self._survive(self._pass, now)
         try:
-            self.journal.sync()
-        except JournalError as error:
-            log.error("the journal is not on disk: %s", error)
-
-
-def _trackers_config(config: Config) -> TrackersConfig:
-    return TrackersConfig(
-        access=config.access.networks(),
-        window_ns=config.timing.window_s * SECOND_NS,
-        ipv6_prefix_len=config.access.ipv6_prefix_len,
-        region=config.control.numbering_region,
-        subscriber_from=config.control.subscriber_from,
-        interim_s=config.control.interim_s,
-        resolver_ports=config.hosts.dns_ports,
-        max_sessions=config.limits.max_sessions,
-        max_calls=config.limits.max_calls,
-        max_flows=config.limits.max_flows,
-    )
-
-
-def _ports(config: Config) -> Ports:
-    return Ports(
-        dns=config.hosts.dns_ports,
-        tls=config.hosts.tls_ports,
-        http=config.hosts.http_ports,
-        quic=config.hosts.quic_ports,
-        radius=config.control.radius_ports,
-        sip=config.control.sip_ports,
-    )
-
-
-def _secrets(config: Config) -> dict[bytes, bytes]:
-    """Shared secrets by NAS address; read once, from files that only the collector can read."""
-    return {
-        pack(nas): Path(path).read_bytes().strip()
-        for nas, path in config.control.radius_secrets.items()
-    }
-
-
-def _uplink_config(config: Config) -> UplinkConfig:
-    link = config.uplink
-    return UplinkConfig(
-        url=link.url,
-        identity=Identity(link.ca, link.cert, link.key),
-        request_timeout_s=link.timeout_s,
-    )
+            self.sources.refresh()
+        except (LinksUnavailable, CaptureUnavailable) as error:
+            log.error("interfaces cannot be captured: %s", error.strerror)
+        self._collect(now)
+        if monotonic >= self._check_at:
+            self._check_at = monotonic + _CHECK_NS
+            self.keeper.lose(self.counters.check(self.trackers.volume))
+            self.keeper.append("alive", {"ts_ns": now})
+        self.keeper.settle()
+        publish(self)

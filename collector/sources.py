@@ -28,7 +28,7 @@ MAX_SOURCES: Final = 64
 """Packet sockets, each with a receive buffer: beyond it capture on the interface underneath, where
 VLAN and PPPoE headers are read."""
 _REFRESH_S: Final = 5.0
-_CLASSES: Final = PacketConfig.classes
+_CLASSES: Final = ("visit", "call", "session", "binding")
 _FORBIDDEN: Final = (errno.EPERM, errno.EACCES, errno.EAFNOSUPPORT)
 """Errors that no other interface will spare us."""
 
@@ -105,6 +105,7 @@ class Sources:
         """
         if self._looked_ns and self._monotonic() < self._due_s:
             return
+        self._due_s = self._monotonic() + _REFRESH_S
         reading = self._links.read()
         found = {link.name: link for link in reading.links if link.role}
         for name in [name for name in self._open if name not in found]:
@@ -118,7 +119,6 @@ class Sources:
                 self._learn(self._open[name], link.index)
         if self.captured != before:
             self._share()
-        self._due_s = self._monotonic() + _REFRESH_S
         self._looked_ns = reading.ts_ns
         self._complain(found)
 

@@ -41,10 +41,15 @@ _VERIFY_WORDS: Final = {
     64: "the certificate of the aggregator is for another address than the URL has",
 }
 """By X509_V_ERR_*, see openssl-verification-options(1)."""
+_ENROL: Final = (
+    "; batches are kept: run `tallyhold appliance enrol` there and install the files it writes"
+)
 _ALERT_WORDS: Final = {
-    "UNKNOWN_CA": "the aggregator does not know the CA of this collector's certificate",
-    "CERTIFICATE_REVOKED": "the aggregator says this collector's certificate has been revoked",
-    "CERTIFICATE_EXPIRED": "the aggregator says this collector's certificate has expired",
+    "UNKNOWN_CA": f"the aggregator does not know the CA of this collector's certificate{_ENROL}",
+    "CERTIFICATE_REVOKED": (
+        f"the aggregator says this collector's certificate has been revoked{_ENROL}"
+    ),
+    "CERTIFICATE_EXPIRED": f"the aggregator says this collector's certificate has expired{_ENROL}",
     "CERTIFICATE_UNKNOWN": "the aggregator does not accept this collector's certificate",
     "BAD_CERTIFICATE": "the aggregator does not accept this collector's certificate",
     "CERTIFICATE_REQUIRED": "the aggregator wants a certificate and got none",

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from aggregator.attribution.attribute import DEFAULT_TOLERANCE_US, attribute
-from aggregator.attribution.bindings import OPEN, Binding, BindingIndex
+from aggregator.attribution.bindings import Binding, BindingIndex
+from aggregator.attribution.feed import closed_end
 
 
 class SharedAttributor:
@@ -34,7 +35,11 @@ class SharedAttributor:
             return self._index.forget_before(horizon_us)
 
     def apply(self, collector: str, bindings: Mapping[str, Sequence[Any]]) -> None:
-        """Take binding columns of a batch; `valid_to_us` is 0 while open."""
+        """Take binding columns of a batch; `valid_to_us` is 0 while open.
+
+        An open slice holds until its midnight, when the collector writes the next: one that the
+        collector forgot to close claims nothing on the days after.
+        """
         rows = zip(
             bindings["record_id"],
             bindings["observed_us"],
@@ -42,7 +47,7 @@ class SharedAttributor:
             bindings["address"],
             bindings["prefix_len"],
             bindings["valid_from_us"],
-            (end or OPEN for end in bindings["valid_to_us"]),
+            map(closed_end, bindings["valid_from_us"], bindings["valid_to_us"]),
             strict=True,
         )
         taken = [Binding(*row) for row in rows]

@@ -42,13 +42,17 @@ def closed_end(valid_from_us: int, valid_to_us: int) -> int:
     return valid_to_us or valid_from_us // DAY_US * DAY_US + DAY_US
 
 
-def recent_bindings(
-    client: Reader, since_us: int, until_us: int
-) -> Iterator[tuple[str, Binding]]:
-    """(collector, binding) of every slice of the days from `since_us` to `until_us`, day by day."""
+def recent_bindings(client: Reader, since_us: int) -> Iterator[tuple[str, Binding]]:
+    """(collector, binding) of every slice of the day of `since_us` and of later days."""
+    first = since_us // DAY_US
+    found = client.query_columns(
+        "SELECT DISTINCT intDiv(valid_from_us, 86400000000) AS day FROM binding"
+        " WHERE clock_day >= toDate(%(first_day)s) ORDER BY day",
+        {"first_day": _text(first)},
+    )
     names: dict[str, str] = {}
-    for day in range(since_us // DAY_US, until_us // DAY_US + 1):
-        # One day at a time, each text once: a month of a large network is millions of slices.
+    # A day at a time, and each collector's name once: a month of a large network is millions.
+    for day in found.get("day", []):
         for collector, binding in _read(client, "1", _days(day * DAY_US, day * DAY_US + 1, 0)):
             yield names.setdefault(collector, collector), binding
 

@@ -16,17 +16,29 @@ Array = np.ndarray[Any, Any]
 
 
 def stored_columns(batch: pa.RecordBatch) -> dict[str, Array]:
-    """Columns of a decoded class under their stored names: microseconds, and bytes for text."""
+    """Columns of a decoded class under their stored names: microseconds, bytes for text,
+    void items of sixteen bytes for ids and addresses."""
     columns = {}
     for position, field in enumerate(batch.schema):
         array = batch.column(position)
         if pa.types.is_string(field.type):
-            array = array.cast(pa.binary())
-        values = array.to_numpy(zero_copy_only=False)
+            values = array.cast(pa.binary()).to_numpy(zero_copy_only=False)
+        elif pa.types.is_fixed_size_binary(field.type):
+            values = _fixed(array)
+        else:
+            values = array.to_numpy(zero_copy_only=False)
         if field.name.endswith("_ns"):
             values = values // 1000
         columns[stored_name(field.name)] = values
     return columns
+
+
+def _fixed(array: pa.Array[Any]) -> Array:
+    """The sixteen-byte values in place, as void items; a null or a gap is not in them."""
+    raw = array.buffers()[1]
+    if raw is None:
+        return np.empty(0, "V16")
+    return np.frombuffer(memoryview(raw), "V16", count=len(array), offset=16 * array.offset)
 
 
 def provenance(header: Header, rows: int) -> dict[str, Array]:

@@ -112,4 +112,3 @@ FROM session FINAL
 WHERE subscriber >= %(low)s AND subscriber <= %(high)s
   AND slice_start_us >= %(start)s AND slice_start_us < %(end)s AND {IN_DAYS}
 ORDER BY subscriber, slice_start_us, session_id"""
-

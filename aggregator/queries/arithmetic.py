@@ -6,8 +6,8 @@ import datetime as dt
 import re
 from bisect import bisect_right
 from collections.abc import Iterable
-from itertools import accumulate
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Final
 
 SECOND_US: Final = 1_000_000

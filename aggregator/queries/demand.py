@@ -59,12 +59,21 @@ def _completeness(client: Reader, period: Period, now_us: int) -> float:
 
 
 _HOURS: Final = f"""
-SELECT area, intDiv(start_us, 3600000000) * 3600000000 AS hour_us,
-       sum(d.up_bytes) AS up_bytes, sum(d.down_bytes) AS down_bytes, max(w.lines) AS lines
-FROM demand AS d
-WHERE start_us >= %(start)s AND start_us < %(end)s AND {IN_DAYS}
-  AND (%(area)s = '' OR area = %(area)s)
+SELECT area, intDiv(at_us, 3600000000) * 3600000000 AS hour_us,
+       sum(up) AS up_bytes, sum(down) AS down_bytes, max(active) AS lines
+FROM (
+  SELECT area, at_us, sum(c_up) AS up, sum(c_down) AS down, sum(c_active) AS active
+  FROM (
+    SELECT area, start_us AS at_us, collector,
+           sum(up_bytes) AS c_up, sum(down_bytes) AS c_down, max(active_lines) AS c_active
+    FROM demand
+    WHERE start_us >= %(start)s AND start_us < %(end)s AND {IN_DAYS}
+      AND (%(area)s = '' OR area = %(area)s)
+    GROUP BY area, at_us, collector)
+  GROUP BY area, at_us)
 GROUP BY area, hour_us ORDER BY area, hour_us"""
+"""Lines of a collector are those of its fullest batch of a window; collectors have lines of their
+own, so theirs add up. A collector with too few to show adds none."""
 
 _FIRST: Final = """
 SELECT collector, min(window_start_us) AS first_us

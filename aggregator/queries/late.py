@@ -121,14 +121,15 @@ WHERE subscriber = '' AND {_IN_PERIOD} AND collector = %(collector)s
   AND address IN (SELECT toFixedString(unhex(arrayJoin(%(bases)s)), 16))
 ORDER BY start_us, record_id"""
     for row in rows_of(client, sql, where, FINAL_BY_PARTITION):
+        # A call is attributed by the instant in which it began, as at ingest.
+        end = row["end_us"] if "end_us" in row else row["start_us"]
         found, reason = attribute_row(
             index,
             collector,
             row.pop("address"),
             int(row.pop("prefix_len")),
             row["start_us"],
-            # A call is attributed by the instant in which it began, as at ingest.
-            row.get("end_us", row["start_us"]),
+            end,
             tolerance_us,
         )
         yield found, reason, row

@@ -33,23 +33,26 @@ def constant(value: bytes, rows: int) -> Array:
 def column_bytes(kind: str, values: Array) -> bytes | None:
     """The column on the wire, or None for a type that is left to the driver.
 
-    Integers come as an integer array that fits the type, text as an object array of bytes.
+    Integers come as an integer array that fits the type, text as an object array of bytes, text
+    of a fixed width so or as an array of void items of that width.
     """
     if _INTEGER.fullmatch(kind):
         return _integers(kind, values)
     fixed = _FIXED.fullmatch(kind)
     if fixed is None and kind != "String":
         return None
+    if fixed is not None and values.dtype == np.dtype(f"V{fixed[1]}"):
+        return values.tobytes()
     items = [values[0]] if values.strides == (0,) and len(values) else values.tolist()
-    if set(map(type, items)) - {bytes}:
-        raise BadColumn(f"a value for {kind} is not bytes")
-    if fixed is not None:
-        width = int(fixed[1])
-        if set(map(len, items)) - {width}:
-            raise BadColumn(f"a value for {kind} has another length")
-        data = b"".join(items)
-    else:
-        data = b"".join(map(_Prefixed().__getitem__, items))
+    try:
+        if fixed is None:
+            data = b"".join(map(_Prefixed().__getitem__, items))
+        else:
+            data = b"".join(items)
+            if set(map(len, items)) - {int(fixed[1])}:
+                raise BadColumn(f"a value for {kind} has another length")
+    except TypeError:
+        raise BadColumn(f"a value for {kind} is not bytes") from None
     return data * len(values) if len(items) != len(values) else data
 
 

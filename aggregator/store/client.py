@@ -12,12 +12,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import re
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final, TypeAlias
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
 
-import numpy as np
 from clickhouse_driver import Client as Driver
 from clickhouse_driver import defines
 from clickhouse_driver import errors as driver_errors
@@ -36,6 +34,7 @@ from aggregator.store.errors import (
     Unavailable,
     error_of,
 )
+from aggregator.store.values import Values, array_of, checked, columns_of
 
 __all__ = [
     "Capabilities",
@@ -46,6 +45,7 @@ __all__ = [
     "Refused",
     "StoreError",
     "Unavailable",
+    "Values",
     "Version",
     "read_password",
 ]
@@ -55,16 +55,13 @@ MAX_BLOCK_ROWS: Final = 100_000
 block is what ClickHouse writes whole or not at all."""
 CONNECT_TIMEOUT_S: Final = 5.0
 _MAX_DETAIL_CHARS: Final = 300
-_FIXED: Final = re.compile(r"FixedString\((\d+)\)")
 
 # The driver logs every refused connection with a stack trace, and statements at debug level. What
 # went wrong is raised here, and statements carry personal data.
 logging.getLogger("clickhouse_driver").setLevel(logging.CRITICAL + 1)
 
-Values: TypeAlias = Sequence[Any] | np.ndarray[Any, Any]
 
-
-class _ColumnDriver(Driver):
+class _ColumnDriver(Driver):  # type: ignore[misc]  # the driver has no types
     """The driver, but a block of our columns goes out as whole columns (aggregator.store.blocks).
 
     Other types than ours are left to the driver. Compression is off, as it is not worth its CPU
@@ -136,7 +133,7 @@ class Client:
             raise _typed(error, detail=True, where=self._where()) from None
         finally:
             driver.disconnect()
-        return _columns(data, kinds)
+        return columns_of(data, kinds)
 
     def ping(self) -> None:
         """Raise unless the engine answers a query."""
@@ -145,7 +142,7 @@ class Client:
     def execute(self, sql: str, params: Mapping[str, Any] | None = None) -> None:
         """Run a statement that gives no rows."""
         with self._driver(detail=params is None) as driver:
-            driver.execute(sql, _checked(params))
+            driver.execute(sql, checked(params))
 
     def query_columns(
         self,
@@ -161,12 +158,12 @@ class Client:
         with self._driver(detail=params is None) as driver:
             data, kinds = driver.execute(
                 sql,
-                _checked(params),
+                checked(params),
                 with_column_types=True,
                 columnar=True,
                 settings=dict(settings) if settings else None,
             )
-        return _columns(data, kinds)
+        return columns_of(data, kinds)
 
     def insert(
         self,
@@ -179,7 +176,7 @@ class Client:
         Integers as numpy arrays, strings as lists of str or object arrays of bytes, sixteen-byte
         values as lists of bytes. After Unavailable it is unknown whether the block is in.
         """
-        arrays = [_array(name, values) for name, values in columns.items()]
+        arrays = [array_of(name, values) for name, values in columns.items()]
         rows = len(arrays[0]) if arrays else 0
         if any(len(array) != rows for array in arrays):
             raise Misused(f"columns of different lengths for table {table}")
@@ -249,56 +246,6 @@ class Client:
 
     def _where(self) -> str:
         return f"{self.endpoint.host}:{self.endpoint.port}"
-
-
-def _columns(data: Sequence[Any], kinds: Sequence[tuple[str, str]]) -> dict[str, list[Any]]:
-    return {
-        name: _decoded(list(data[position]) if data else [], kind)
-        for position, (name, kind) in enumerate(kinds)
-    }
-
-
-def _checked(params: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    if params is None:
-        return None
-    for name, value in params.items():
-        if isinstance(value, bytes):
-            raise Misused(f"parameter {name}: pass bytes as hex text and compare with unhex()")
-    return dict(params)
-
-
-def _decoded(values: list[Any], kind: str) -> list[Any]:
-    """Text columns as str, fixed ones at their full length.
-
-    The wire format admits UTF-8 alone, so nothing is replaced in fact. Newer servers send columns
-    that are mostly default in sparse form, and the driver fills a FixedString's default as b"".
-    """
-    fixed = _FIXED.search(kind)
-    if fixed:
-        width = int(fixed[1])
-        return [v.ljust(width, b"\0") if type(v) is bytes else v for v in values]
-    if "String" not in kind:
-        return values
-    return [v.decode("utf-8", "replace") if type(v) is bytes else v for v in values]
-
-
-def _array(name: str, values: Values) -> np.ndarray[Any, Any]:
-    """Values as the driver's writer wants them: integers, or an object array of bytes."""
-    if isinstance(values, np.ndarray):
-        if values.dtype.kind == "U":
-            return _array(name, values.tolist())
-        return values
-    items = list(values)
-    if items and isinstance(items[0], str):
-        items = [item.encode() for item in items]
-    if items and isinstance(items[0], bytes):
-        array = np.empty(len(items), dtype=object)
-        array[:] = items
-        return array
-    array = np.asarray(items)
-    if items and array.dtype.kind not in "iubfM":
-        raise Misused(f"column {name}: values are neither integers, text nor bytes")
-    return array
 
 
 def _typed(error: Exception, *, detail: bool, where: str) -> StoreError:

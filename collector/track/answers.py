@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
+
+from collector.track.host_events import Resolution
 
 ANSWERS_PER_SERVER: Final = 4
 """Hosts remembered for one client and server address: a flow is named by the latest one before it
@@ -33,28 +34,28 @@ class Answers:
         self.size = 0
         self.evicted = 0
 
-    def add(self, ts_ns: int, client: bytes, host: str, addresses: Iterable[bytes]) -> None:
+    def add(self, event: Resolution) -> None:
         """A client was told the addresses of a host, which are not none."""
-        servers = self._clients.pop(client, None)
+        servers = self._clients.pop(event.client, None)
         if servers is None:
             servers = {}
-        self._clients[client] = servers
-        for address in addresses:
+        self._clients[event.client] = servers
+        for address in event.addresses:
             held = servers.pop(address, None)
             self.size += held is None
-            kept = [pair for pair in held or () if pair[1] != host]
-            servers[address] = [*kept[1 - ANSWERS_PER_SERVER :], (ts_ns, host)]
+            kept = [pair for pair in held or () if pair[1] != event.host]
+            servers[address] = [*kept[1 - ANSWERS_PER_SERVER :], (event.ts_ns, event.host)]
             if len(servers) > self._config.max_answers_per_client:
                 del servers[next(iter(servers))]
                 self.size -= 1
                 self.evicted += 1
         while self.size > self._config.max_answers:
-            oldest_client, oldest = next(iter(self._clients.items()))
+            client, oldest = next(iter(self._clients.items()))
             del oldest[next(iter(oldest))]
             self.size -= 1
             self.evicted += 1
             if not oldest:
-                del self._clients[oldest_client]
+                del self._clients[client]
 
     def host(self, client: bytes, server: bytes, at_ns: int) -> str:
         """The latest host at or before `at_ns`; empty where there is none or it is too old."""

@@ -61,6 +61,7 @@ def _fill_inbound(entries: Entries, rows: Rows) -> None:
     entries["public"] = rows["orig_dst"]
     entries["public_port"] = np.where(query, rows["orig_sport"], rows["orig_dport"])
     entries["translated"] = _differ(rows["orig_dst"], rows["reply_src"])
+    entries["inbound"] = True
 
 
 def _count(entries: Entries, rows: Rows, up: str, down: str) -> None:

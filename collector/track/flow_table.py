@@ -31,13 +31,14 @@ ENTRY: Final = np.dtype(
         ("missed", "u1"),
         ("translated", "?"),
         ("counted", "?"),
+        ("inbound", "?"),
     ]
 )
 """One flow as last seen, from the subscriber's side. Counters are the kernel's own, from the flow's
 begin. start_ns: 0 where the kernel does not say. first_ns: first sight here. seen_ns: last sight,
 or when it ended; 0 for an entry of a snapshot that was not seen since, which has no addresses.
 mapped_ns: when its NAT mapping was last told; 0 never. missed: dumps in a row without it.
-translated: NAT gave it the `public` address."""
+translated: NAT gave it the `public` address. inbound: somebody outside opened it."""
 
 ENDED: Final = 255
 """`missed` of a flow whose end was seen; it leaves with the next complete dump."""

@@ -22,14 +22,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from collector.parse.conntrack import DESTROY
 from collector.track import flow_snapshot
+from collector.track.flow_config import FlowConfig
+from collector.track.flow_delta import DELTA, Rows, deltas_of, difference
 from collector.track.flow_mappings import FlowMappings
 from collector.track.flow_sides import subscriber_side
 from collector.track.flow_table import (
@@ -40,7 +41,6 @@ from collector.track.flow_table import (
     Entries,
     FlowTable,
     Tombstones,
-    begin_of,
     distinct,
     pick,
     put,
@@ -50,62 +50,7 @@ from collector.wire.addr import MAPPED
 from collector.wire.columns import Columns
 from collector.wire.loss import Loss
 
-DELTA: Final = np.dtype(
-    [
-        ("client", "V16"),
-        ("server", "V16"),
-        ("protocol", "u1"),
-        ("client_port", "u2"),
-        ("server_port", "u2"),
-        *((name, "u8") for name in COUNTERS),
-        ("start_ns", "i8"),
-        ("seen_ns", "i8"),
-        ("ended", "?"),
-        ("first", "?"),
-        ("flow_id", "u4"),
-    ]
-)
-"""What a flow carried since its last delta. Addresses are 16 bytes, IPv4 mapped; for ICMP the
-client's port is the query identifier and the server's is type * 256 + code. Bytes count whole IP
-packets. start_ns: begin of the flow; first sight of it where the kernel does not say. seen_ns: when
-the counters were read, or when the flow ended. first: nothing was told of this flow before, and it
-began since the collector did. ended: it is told once a flow. flow_id: conntrack id."""
-
-Rows = npt.NDArray[Any]
-"""A structured array: of `collector.parse.conntrack.COLUMNS` in, of `DELTA` out."""
-
-MAX_FLOWS: Final = 1 << 20
-"""Default limit of open flows; the kernel's own, nf_conntrack_max, is 262,144 by default. An entry
-takes 140 bytes."""
-TOMBSTONE_NS: Final = 60 * 1_000_000_000
-"""Default for how long an ended flow's key is kept: a dump of a million entries takes 3 s, and the
-rest is for a service that is slow to take it in."""
-MAPPING_REFRESH_NS: Final = 3600 * 1_000_000_000
-"""Default for how often an open flow's mapping is told again, which moves its proven end."""
-
-
-@dataclass(frozen=True, slots=True)
-class FlowConfig:
-    """Whose flows to track, and how many.
-
-    access: subscribers' prefixes, each (network of 16 bytes, length in 128 bits: IPv4 /24 is 120).
-    usage_prefix_len: of an IPv6 subscriber, by which ended flows are counted; IPv4 counts by
-    address. mappings: whether to record one NAT mapping a flow (detail level `flow`).
-    """
-
-    access: tuple[tuple[bytes, int], ...]
-    usage_prefix_len: int = 64
-    mappings: bool = True
-    mapping_refresh_ns: int = MAPPING_REFRESH_NS
-    max_flows: int = MAX_FLOWS
-    max_tombstones: int = MAX_FLOWS
-    tombstone_ns: int = TOMBSTONE_NS
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.usage_prefix_len <= 128:
-            raise ValueError("usage_prefix_len is 0 to 128")
-        if min(self.max_flows, self.max_tombstones, self.tombstone_ns) < 1:
-            raise ValueError("max_flows, max_tombstones and tombstone_ns are at least 1")
+__all__ = ["DELTA", "FlowConfig", "Flows", "Rows"]
 
 
 class Flows:
@@ -172,7 +117,7 @@ class Flows:
         self._table.entries["missed"][places[known]] = ENDED
         found["first_ns"] = np.where(known, before["first_ns"], found["seen_ns"])
         fresh = ~known & (found["start_ns"] >= self._started_ns)
-        amounts, fell = _difference(found, before)
+        amounts, fell = difference(found, before)
         amounts[fell | ~(known | fresh)] = 0
         self._settle(
             len(found),
@@ -184,7 +129,7 @@ class Flows:
         told = before["missed"] >= UNSEEN
         self._finish(found, ~told)
         self.counts["open"] -= int(np.count_nonzero(known & ~told))
-        return _deltas(found, amounts, fresh, ~told)
+        return deltas_of(found, amounts, fresh, ~told)
 
     def take(self, start_ns: int, end_ns: int, now_ns: int) -> dict[str, Columns]:
         """Mapping rows proven up to `end_ns`, the end of the closing window; forgets them."""
@@ -242,14 +187,14 @@ class Flows:
     def _advance(self, found: Entries, places: npt.NDArray[np.intp], now_ns: int) -> Rows:
         """Deltas of flows in the table, which takes over the new counters."""
         before = pick(self._table.entries, places)
-        amounts, fell = _difference(found, before)
+        amounts, fell = difference(found, before)
         amounts[fell] = 0
         self._settle(len(found), now_ns, reset=fell)
         for name in ("first_ns", "mapped_ns"):
             found[name] = before[name]
         put(self._table.entries, places, found)
         moved = np.logical_or.reduce(amounts != 0, axis=1)
-        return _deltas(pick(found, moved), amounts[moved], first=False, ended=False)
+        return deltas_of(pick(found, moved), amounts[moved], first=False, ended=False)
 
     def _begin(self, new: Entries, now_ns: int) -> Rows:
         """Deltas of flows seen for the first time, which go into the table."""
@@ -262,9 +207,9 @@ class Flows:
             self._lose("track", "table-full", len(new) - room, now_ns)
         fresh = new[:room][new["start_ns"][:room] >= self._started_ns]
         self._ignore("baseline", room - len(fresh))
-        amounts, _ = _difference(fresh, np.zeros(len(fresh), ENTRY))
+        amounts, _ = difference(fresh, np.zeros(len(fresh), ENTRY))
         self._settle(len(fresh), now_ns)
-        return _deltas(fresh, amounts, first=True, ended=False)
+        return deltas_of(fresh, amounts, first=True, ended=False)
 
     def _vanish(self, gone: Entries, now_ns: int) -> Rows:
         """Deltas without bytes of flows that ended with nobody told."""
@@ -274,7 +219,7 @@ class Flows:
         self.counts["ended"] += int(np.count_nonzero(gone["seen_ns"] == 0))
         gone = gone[gone["seen_ns"] > 0]
         self._finish(gone, np.ones(len(gone), np.bool_))
-        return _deltas(gone, np.zeros((len(gone), len(COUNTERS)), np.uint64), False, True)
+        return deltas_of(gone, np.zeros((len(gone), len(COUNTERS)), np.uint64), False, True)
 
     def _finish(self, entries: Entries, newly: npt.NDArray[np.bool_]) -> None:
         """Counts the flows that newly ended, and records their mappings to the end."""
@@ -333,30 +278,3 @@ _ALL: Final = np.uint64(2**64 - 1)
 _MAPPED_HIGH, _MAPPED_LOW = np.frombuffer(MAPPED + bytes(4), np.uint64)
 _MAPPED_MASK: Final = np.frombuffer(b"\xff" * 4 + bytes(4), np.uint64)[0]
 """How an IPv4 address looks in `halves`."""
-
-
-def _difference(
-    after: Entries, before: Entries
-) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.bool_]]:
-    """Counters gained, uint64[n, 4], and which flows have one that fell (their gains are void)."""
-    now = np.stack([after[name] for name in COUNTERS], axis=1)
-    then = np.stack([before[name] for name in COUNTERS], axis=1)
-    return now - then, np.logical_or.reduce(now < then, axis=1)
-
-
-def _deltas(
-    entries: Entries,
-    amounts: npt.NDArray[np.uint64],
-    first: bool | npt.NDArray[np.bool_],
-    ended: bool | npt.NDArray[np.bool_],
-) -> Rows:
-    deltas = np.zeros(len(entries), DELTA)
-    for name in ("client", "server", "protocol", "client_port", "server_port", "seen_ns"):
-        deltas[name] = entries[name]
-    for index, name in enumerate(COUNTERS):
-        deltas[name] = amounts[:, index]
-    deltas["start_ns"] = begin_of(entries)
-    deltas["flow_id"] = entries["key"] >> np.uint64(32)
-    deltas["first"] = first
-    deltas["ended"] = ended
-    return deltas

@@ -11,6 +11,9 @@ without a name. What a row counts:
 - Deltas count in the window that closes next after they are handed in, unless their flow began
   after it; a name that comes later in the window than its flow's deltas still gets them.
 - A handshake without any delta (connection tracking off, or not dumped yet) is a visit of 0 bytes.
+- Without a new connection and without bytes there is no row: the last delta of a flow may be so.
+- A flow that somebody outside opened is a visit only where the subscriber's own handshake on it
+  named a host: what the subscriber looked up is no reason for being called.
 
 How long names are kept: a DNS answer names flows that begin within `answer_life_ns`. Its TTL does
 not bound that, as clients keep using addresses past it (the name a flow began with stays with the
@@ -19,24 +22,26 @@ flow whatever becomes of the answer). A flow's names are kept until it ends or F
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from collector.track.answers import Answers, AnswersConfig
+from collector.track.host_events import HostSeen, Resolution
 from collector.track.inside import Prefixes
+from collector.track.ranges import Ranges
 from collector.track.visit_flows import KEY, NEVER, NO_DELTAS, VisitFlow, visit_flows
 from collector.track.visit_names import UNJOINED, Name, claim, repeated
 from collector.track.visit_rows import VisitRows
-from collector.wire.addr import network
 from collector.wire.columns import Columns
 from collector.wire.loss import Loss
 from collector.wire.records import VISIT
+
+__all__ = ["HostSeen", "Hosts", "HostsConfig", "Resolution"]
 
 SECOND_NS: Final = 1_000_000_000
 UNCONFIRMED_NS: Final = 900 * SECOND_NS
@@ -50,32 +55,6 @@ MAX_SNAPSHOT_FLOWS: Final = 65_536
 
 _PORTLESS: Final = (1, 58)
 """ICMP of both families: an echo is no visit, whatever its address was resolved from."""
-
-
-@dataclass(frozen=True, slots=True)
-class HostSeen:
-    """A host named by a client's handshake or request on one connection."""
-
-    ts_ns: int
-    evidence: Literal["tls", "quic", "http"]
-    client: bytes
-    server: bytes
-    protocol: int
-    client_port: int
-    server_port: int
-    host: str
-    ech: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Resolution:
-    """A DNS answer: `server` is the resolver, `host` the name asked, `addresses` where it led."""
-
-    ts_ns: int
-    client: bytes
-    server: bytes
-    host: str
-    addresses: tuple[bytes, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,14 +79,15 @@ class Hosts:
     """The visit tracker: `seen`, `resolved` and `flows` between windows, `take` at each end.
 
     `counts` has, for "names" (handshakes), "answers" and "flows" (deltas): seen = recorded +
-    ignored + lost + open. Ignored is also split by its rule, as "ignored.RULE"; "bytes.named" and
-    "bytes.nameless" are those of the flows of subscribers that did not go to a resolver.
+    ignored + lost + open. Ignored is also split by its rule, as "ignored.RULE". "bytes.named",
+    "bytes.nameless" and "bytes.inbound" (nameless too, opened from outside) are those of the flows
+    of subscribers that did not go to a resolver.
     """
 
     def __init__(self, config: HostsConfig) -> None:
         self._config = config
         self._prefixes = Prefixes(config.access)
-        self._firsts, self._lasts = _ranges(config.access)
+        self._ranges = Ranges(config.access)
         self._answers = Answers(
             AnswersConfig(config.max_answers, config.max_answers_per_client, config.answer_life_ns)
         )
@@ -125,7 +105,7 @@ class Hosts:
         """A handshake named a host."""
         counts = self.counts["names"]
         counts["seen"] += 1
-        if not self._inside(event.client):
+        if event.client not in self._ranges:
             _ignore(counts, "outsider")
             return
         key = KEY.pack(
@@ -133,7 +113,7 @@ class Hosts:
         )
         names = self._names.pop(key, [])
         self._names[key] = names
-        if repeated(names, event.ts_ns, event.host, event.evidence, event.ech):
+        if repeated(names, event):
             _ignore(counts, "repeat")
             return
         if len(names) >= MAX_NAMES_PER_FLOW:
@@ -146,12 +126,12 @@ class Hosts:
         """A client was told the addresses of a host."""
         counts = self.counts["answers"]
         counts["seen"] += 1
-        if not self._inside(event.client):
+        if event.client not in self._ranges:
             _ignore(counts, "outsider")
         elif not event.addresses:
             _ignore(counts, "no-address")
         else:
-            self._answers.add(event.ts_ns, event.client, event.host, event.addresses)
+            self._answers.add(event)
             counts["recorded"] += 1
 
     def flows(self, deltas: NDArray[Any]) -> None:
@@ -169,7 +149,8 @@ class Hosts:
         columns = rows.columns(now_ns)
         self.counts["names"]["recorded"] += rows.handshakes
         self.counts["names"]["open"] -= rows.handshakes
-        self.counts["flows"]["recorded"] -= rows.idle_deltas
+        self.counts["flows"]["recorded"] += rows.deltas
+        self.counts["flows"]["bytes.named"] += rows.volume
         _ignore(self.counts["flows"], "idle", rows.idle_deltas)
         self._answers.expire(start_ns - self._config.answer_life_ns)
         self._report(start_ns, end_ns)
@@ -203,10 +184,6 @@ class Hosts:
                 self.counts["names"]["open"] += 1
         since = snapshot["taken_ns"] or now_ns
         self._losses.append(Loss(since, now_ns, "track", "restart", -1, "events", (VISIT.name,)))
-
-    def _inside(self, client: bytes) -> bool:
-        at = bisect_right(self._firsts, client) - 1
-        return at >= 0 and client <= self._lasts[at]
 
     def _bound(self) -> None:
         """Keeps the table of names within its limit; those not touched longest go."""
@@ -248,37 +225,35 @@ class Hosts:
         counts = self.counts["flows"]
         for flow in visit_flows(deltas):
             names = self._names_of(flow)
-            if not names:
-                rule = "inbound" if flow.inbound else "nameless"
-                _ignore(counts, rule, flow.deltas)
-                counts[f"bytes.{rule}"] += flow.up_bytes + flow.down_bytes
-                continue
-            counts["recorded"] += flow.deltas
-            counts["bytes.named"] += flow.up_bytes + flow.down_bytes
             carried = flow.up_bytes, flow.down_bytes, flow.deltas
             for name in names:
                 name.last_ns = max(name.last_ns, flow.last_seen_ns)
                 rows.add(flow.key, name, flow.start_ns or flow.first_seen_ns, *carried)
                 carried = 0, 0, 0
+            if not names:
+                rule = "inbound" if flow.inbound else "nameless"
+                _ignore(counts, rule, flow.deltas)
+                counts[f"bytes.{rule}"] += flow.up_bytes + flow.down_bytes
         self._bound()
 
     def _names_of(self, flow: VisitFlow) -> list[Name]:
         """The names of a flow, its bytes' host first; empty for a nameless one.
 
-        Only those of a flow that is open stay in the table. A look-up of the subscriber does not
-        explain a flow that was opened from outside.
+        Only those of a flow that is open stay in the table.
         """
-        held, own = claim(self._names.pop(flow.key, []), flow)
+        key = flow.key
+        held = self._names.pop(key, None)
+        held, own = claim(held, flow) if held else ([], [])
         if not own and not flow.inbound:
             began_ns = flow.start_ns or flow.first_seen_ns
-            host = self._answers.host(flow.key[:16], flow.key[16:32], began_ns)
+            host = self._answers.host(key[:16], key[16:32], began_ns)
             if host:
                 own = [Name(began_ns, began_ns, host, "dns", False, flow.start_ns)]
                 held += own
-        if flow.end_ns != NEVER:
+        if held and flow.end_ns != NEVER:
             held = [name for name in held if name.start_ns != flow.start_ns]
         if held:
-            self._names[flow.key] = held
+            self._names[key] = held
         return own
 
     def _alone(self, rows: VisitRows, end_ns: int) -> None:
@@ -314,17 +289,3 @@ def _ignore(counts: Counter[str], rule: str, amount: int = 1) -> None:
     if amount:
         counts["ignored"] += amount
         counts[f"ignored.{rule}"] += amount
-
-
-def _ranges(prefixes: Iterable[tuple[bytes, int]]) -> tuple[list[bytes], list[bytes]]:
-    """First and last addresses of the prefixes, in order and without overlaps."""
-    firsts: list[bytes] = []
-    lasts: list[bytes] = []
-    for base, length in sorted((network(base, length), length) for base, length in prefixes):
-        last = (int.from_bytes(base, "big") | (1 << 128 - length) - 1).to_bytes(16, "big")
-        if lasts and base <= lasts[-1]:
-            lasts[-1] = max(lasts[-1], last)
-        else:
-            firsts.append(base)
-            lasts.append(last)
-    return firsts, lasts

@@ -188,8 +188,7 @@ class StreamTable:
                 return None
             # The next request on a connection whose first was read.
             self._forget(key, "replaced")
-        elif (key[1], key[0], key[3], key[2]) in self._flows:
-            # The server's side.
+        elif (key[1], key[0], key[3], key[2]) in self._flows:  # the server's side
             self.counts["ignored"] += 1
             return None
         syn = self._syns.pop(key, None)

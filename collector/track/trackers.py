@@ -6,29 +6,32 @@ the live path and the replay after a crash are the same code.
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Final
-
-import numpy as np
 
 from collector.parse.radius import Accounting, AccountingAck
 from collector.parse.sip import SipEvent
 from collector.track.calls import Calls, CallsConfig
 from collector.track.flows import FlowConfig, Flows, Rows
 from collector.track.hosts import Hosts, HostsConfig, HostSeen, Resolution
+from collector.track.journal_events import reading_of, sample_of
 from collector.track.links import Links, LinksConfig
 from collector.track.sessions import BindingChange, Sessions, SessionsConfig
-from collector.track.volume import Reading, Sample, Volume, VolumeConfig
+from collector.track.volume import Volume, VolumeConfig
 from collector.wire.columns import Columns
 from collector.wire.loss import Loss
 
-JournalEvent = tuple[str, dict[str, Any]]
-"""Kind and payload of one line of the journal."""
-
 VERSION: Final = 1
-
+CLASSES_OF: Final[dict[str, tuple[str, ...]]] = {
+    "sessions": ("session", "binding"),
+    "calls": ("call",),
+    "hosts": ("visit",),
+    "flows": ("visit", "mapping"),
+    "volume": ("usage",),
+    "links": ("link",),
+}
+"""Record classes that each tracker makes, by the name of its part of a snapshot."""
 _OUTCOMES: Final = ("seen", "recorded", "ignored", "lost", "open", "malformed")
 
 
@@ -40,6 +43,7 @@ class TrackersConfig:
     window_ns: int
     ipv6_prefix_len: int = 64
     region: str = "GB"
+    trusted: tuple[tuple[bytes, int], ...] = ()
     subscriber_from: tuple[str, ...] = ("cui", "user_name")
     interim_s: int = 0
     resolver_ports: tuple[int, ...] = (53,)
@@ -52,37 +56,13 @@ class Trackers:
     """Sessions, calls, visits, flows, volume and links of one run from `started_ns` on."""
 
     def __init__(self, config: TrackersConfig, started_ns: int) -> None:
-        prefix_len = config.ipv6_prefix_len
-        self.sessions = Sessions(
-            SessionsConfig(
-                subscriber_from=config.subscriber_from,
-                interim_interval_s=config.interim_s,
-                max_sessions=config.max_sessions,
-            )
-        )
-        self.calls = Calls(
-            CallsConfig(
-                access=config.access,
-                region=config.region,
-                ipv6_prefix_len=prefix_len,
-                max_legs=config.max_calls,
-            )
-        )
-        self.hosts = Hosts(
-            HostsConfig(
-                access=config.access,
-                ipv6_prefix_len=prefix_len,
-                resolver_ports=config.resolver_ports,
-            )
-        )
-        self.flows = Flows(
-            FlowConfig(
-                access=config.access, usage_prefix_len=prefix_len, max_flows=config.max_flows
-            ),
-            started_ns,
-        )
-        self.volume = Volume(VolumeConfig(window_ns=config.window_ns))
-        self.links = Links(LinksConfig(window_ns=config.window_ns))
+        self._config, self._started_ns = config, started_ns
+        self.sessions = self._new_sessions()
+        self.calls = self._new_calls()
+        self.hosts = self._new_hosts()
+        self.flows = self._new_flows()
+        self.volume = self._new_volume()
+        self.links = self._new_links()
 
     def observed(self, event: HostSeen | Resolution) -> None:
         """A host or an answer was seen; not journalled, as a restart tells visits as lost."""
@@ -104,14 +84,17 @@ class Trackers:
             case "sip":
                 self.calls.apply(SipEvent.from_json(payload), now_ns)
             case "split":
-                self.volume.split(_sample(payload))
+                self.volume.split(sample_of(payload))
             case "split-prefix":
-                reading, address, prefix_len = _reading(payload)
+                reading, address, prefix_len = reading_of(payload)
                 self.volume.split_prefix(reading, address, prefix_len)
+            case "interrupt":
+                self.calls.tick(payload["ts_ns"])  # what waits for order was open then, too
+                self.calls.interrupt()
             case "alive":
                 pass
             case _:
-                raise ValueError(f"no event of the journal is called {kind}")
+                raise ValueError("no event of the journal is of this kind")
         return []
 
     def destroyed(self, rows: Rows, now_ns: int) -> None:
@@ -162,21 +145,27 @@ class Trackers:
             "links": self.links.snapshot(),
         }
 
-    def restore(self, snapshot: Mapping[str, Any], now_ns: int) -> None:
-        """Go on where `snapshot` was taken; raises ValueError, KeyError or TypeError if bad."""
+    def restore(self, snapshot: Mapping[str, Any], now_ns: int) -> list[str]:
+        """Go on where `snapshot` was taken; gives the trackers whose part of it is damaged.
+
+        Those begin anew, as after `__init__`, and the rest is none the worse for it. Raises
+        ValueError, KeyError or TypeError where nothing of the snapshot can be used.
+        """
         if snapshot["version"] != VERSION:
             raise ValueError("the state is of another version")
-        self.sessions.restore(snapshot["sessions"], now_ns)
-        self.calls.restore(snapshot["calls"], now_ns)
-        self.hosts.restore(snapshot["hosts"], now_ns)
-        self.flows.restore(snapshot["flows"], now_ns)
-        self.volume.restore(snapshot["volume"], now_ns)
-        self.links.restore(snapshot["links"], now_ns)
-        # Counts are of one process: scrapers take a counter that falls a little for one that began
-        # anew at that value, and would count the run before a second time.
+        damaged = []
+        for name in CLASSES_OF:
+            try:
+                getattr(self, name).restore(snapshot[name], now_ns)
+            except Exception:  # what a damaged state makes of a tracker has no end of names
+                setattr(self, name, getattr(self, f"_new_{name}")())
+                damaged.append(name)
+        # Counts are of one process: scrapers take a counter that fell a little for one that began
+        # anew at that value, and would add the run before a second time.
         for counts in (self.sessions.counts, self.calls.counts):
             counts.update(dict.fromkeys(counts, 0))
         self.calls.counts["seen"] = self.calls.waiting
+        return damaged
 
     def stages(self) -> dict[str, dict[str, int]]:
         """Counts of the conservation equation by stage: seen = recorded + ignored + lost + open."""
@@ -192,61 +181,63 @@ class Trackers:
         stages["flow-rows"] = {**equation(self.flows.counts), "open": 0}
         return stages
 
+    def _new_sessions(self) -> Sessions:
+        config = self._config
+        return Sessions(
+            SessionsConfig(
+                subscriber_from=config.subscriber_from,
+                ipv6_prefix_len=config.ipv6_prefix_len,
+                interim_interval_s=config.interim_s,
+                max_sessions=config.max_sessions,
+            )
+        )
+
+    def _new_calls(self) -> Calls:
+        config = self._config
+        return Calls(
+            CallsConfig(
+                access=config.access,
+                trusted=config.trusted,
+                region=config.region,
+                ipv6_prefix_len=config.ipv6_prefix_len,
+                max_legs=config.max_calls,
+            )
+        )
+
+    def _new_hosts(self) -> Hosts:
+        config = self._config
+        return Hosts(
+            HostsConfig(
+                access=config.access,
+                ipv6_prefix_len=config.ipv6_prefix_len,
+                resolver_ports=config.resolver_ports,
+            )
+        )
+
+    def _new_flows(self) -> Flows:
+        config = self._config
+        return Flows(
+            FlowConfig(
+                access=config.access,
+                usage_prefix_len=config.ipv6_prefix_len,
+                max_flows=config.max_flows,
+            ),
+            self._started_ns,
+        )
+
+    def _new_volume(self) -> Volume:
+        return Volume(VolumeConfig(window_ns=self._config.window_ns))
+
+    def _new_links(self) -> Links:
+        return Links(LinksConfig(window_ns=self._config.window_ns))
+
 
 def equation(counts: Mapping[str, int]) -> dict[str, int]:
     """The terms of the conservation equation among a stage's counts."""
     return {name: counts.get(name, 0) for name in _OUTCOMES}
 
 
-def control_event(event: Accounting | AccountingAck | SipEvent) -> JournalEvent:
-    """An event of the control plane as a line of the journal."""
-    kind = {Accounting: "accounting", AccountingAck: "ack", SipEvent: "sip"}[type(event)]
-    return kind, event.to_json()
-
-
-def split_event(sample: Sample) -> JournalEvent:
-    """A counter read at a binding change as a line of the journal."""
-    return "split", {**asdict(sample), "address": sample.address.hex()}
-
-
-def split_prefix_event(reading: Reading, change: BindingChange) -> JournalEvent:
-    """The part of a reading that lies in a prefix wider than the metered one, for the journal.
-
-    An address that a reading lacks has no news, so the part does what the whole would do.
-    """
-    span = (1 << (128 - change.prefix_len)) - 1
-    low = change.address
-    high = (int.from_bytes(low, "big") | span).to_bytes(16, "big")
-    keys = reading.addresses.tolist()
-    inside = np.array([low <= key <= high for key in keys], dtype=bool)
-    return "split-prefix", {
-        "address": low.hex(),
-        "prefix_len": change.prefix_len,
-        "began_ns": reading.began_ns,
-        "ts_ns": reading.ts_ns,
-        "generation": reading.generation,
-        "addresses": [key.hex() for key, is_in in zip(keys, inside, strict=True) if is_in],
-        "lengths": reading.prefix_len[inside].tolist(),
-        "counters": base64.b64encode(reading.counters[inside].astype("<u8").tobytes()).decode(),
-        "uncounted": [reading.uncounted_bytes, reading.uncounted_packets],
-    }
-
-
-def _sample(payload: Mapping[str, Any]) -> Sample:
-    return Sample(**{**payload, "address": bytes.fromhex(payload["address"])})
-
-
-def _reading(payload: Mapping[str, Any]) -> tuple[Reading, bytes, int]:
-    keys = b"".join(bytes.fromhex(each) for each in payload["addresses"])
-    counters = np.frombuffer(base64.b64decode(payload["counters"]), "<u8").astype(np.uint64)
-    reading = Reading(
-        began_ns=payload["began_ns"],
-        ts_ns=payload["ts_ns"],
-        generation=payload["generation"],
-        addresses=np.frombuffer(keys, "V16"),
-        prefix_len=np.array(payload["lengths"], np.uint8),
-        counters=counters.reshape(-1, 4),
-        uncounted_bytes=payload["uncounted"][0],
-        uncounted_packets=payload["uncounted"][1],
-    )
-    return reading, bytes.fromhex(payload["address"]), payload["prefix_len"]
+def touches_calls(loss: Loss) -> bool:
+    """Whether a call open now may lack a message that was lost; stray fragments are no reason."""
+    lost = loss.amount != 0 and "call" in loss.classes
+    return lost and (loss.stage == "capture" or loss.reason == "sip-cut")

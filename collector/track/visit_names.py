@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from collector.track.host_events import HostSeen
 from collector.track.visit_flows import VisitFlow
 
 SLACK_NS: Final = 1_000_000_000
@@ -33,14 +34,14 @@ class Name:
     """Seen since its last row."""
 
 
-def repeated(names: list[Name], ts_ns: int, host: str, evidence: str, ech: bool) -> bool:
-    """Whether a handshake's host is already among the flow's names, which then note the repeat."""
+def repeated(names: list[Name], event: HostSeen) -> bool:
+    """Whether the flow already has the event's host, of which a repeat is then noted."""
     for name in reversed(names):
-        if name.host == host and name.evidence != "dns":
-            if evidence != "http" and ts_ns - name.last_ns >= REPEAT_NS:
+        if name.host == event.host and name.evidence != "dns":
+            if name.evidence != "http" and event.ts_ns - name.last_ns >= REPEAT_NS:
                 return False
-            name.last_ns = max(name.last_ns, ts_ns)
-            name.ech |= ech
+            name.last_ns = max(name.last_ns, event.ts_ns)
+            name.ech |= event.ech
             name.pending = True
             return True
     return False
@@ -51,19 +52,19 @@ def claim(held: list[Name], flow: VisitFlow) -> tuple[list[Name], list[Name]]:
 
     What was joined to an earlier flow on these ports outlived it, as its end was missed, and goes.
     """
-    first_ns = flow.start_ns - SLACK_NS
-    last_ns = min(flow.end_ns, flow.next_ns - 1)
+    start_ns = flow.start_ns
     kept, own = [], []
     for name in held:
-        if UNJOINED < name.start_ns < flow.start_ns:
+        if name.start_ns == UNJOINED:
+            early = name.ts_ns < start_ns - SLACK_NS
+            if not early and name.ts_ns <= flow.end_ns and name.ts_ns < flow.next_ns:
+                name.start_ns = start_ns
+        elif name.start_ns < start_ns:
             continue
         kept.append(name)
-        if name.start_ns == flow.start_ns:
+        if name.start_ns == start_ns:
             own.append(name)
-        elif name.start_ns == UNJOINED and first_ns <= name.ts_ns <= last_ns:
-            name.start_ns = flow.start_ns
-            own.append(name)
-    if any(name.evidence != "dns" for name in own):
+    if len(own) > 1 and any(name.evidence != "dns" for name in own):
         kept = [name for name in kept if name.evidence != "dns"]
         own = [name for name in own if name.evidence != "dns"]
     return kept, own

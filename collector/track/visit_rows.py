@@ -58,8 +58,10 @@ class VisitRows:
         self._hosts: dict[str, int] = {}
         self.handshakes = 0
         """Names from handshakes that were counted for the first time."""
+        self.volume = 0
+        self.deltas = 0
         self.idle_deltas = 0
-        """Deltas whose row was left out, known after `columns`."""
+        """Bytes and deltas in rows, and deltas whose row was left out; known after `columns`."""
 
     def add(
         self, key: bytes, name: Name, first_ns: int, up: int = 0, down: int = 0, deltas: int = 0
@@ -81,7 +83,8 @@ class VisitRows:
     def columns(self, now_ns: int) -> Columns:
         """The record columns. A row with no new connection and no bytes says nothing, and is not
         written: it comes of a flow's end, which mostly moved nothing since the delta before."""
-        sights = np.frombuffer(bytes(self._sights), _SIGHT_DTYPE)
+        packed = np.frombuffer(bytes(self._sights), _SIGHT_DTYPE)
+        sights = {name: packed[name].copy() for name in _SIGHT_DTYPE.names or ()}
         rows, at = self._rows(sights)
         size = len(rows)
         first = np.full(size, self._end_ns, np.int64)
@@ -99,8 +102,9 @@ class VisitRows:
         np.add.at(up, at, sights["up_bytes"])
         np.add.at(down, at, sights["down_bytes"])
 
+        self.volume = int(up.sum()) + int(down.sum())
         told = (connections > 0) | (up > 0) | (down > 0)
-        self.idle_deltas = int(deltas[~told].sum())
+        self.deltas, self.idle_deltas = int(deltas[told].sum()), int(deltas[~told].sum())
         numbers = {
             "first_ns": first[told],
             "last_ns": last[told],
@@ -112,11 +116,11 @@ class VisitRows:
         evidence = [_EVIDENCE[each] for each in rank[told].tolist()]
         return {**self._keys(rows[told], now_ns), "evidence": evidence, **numbers}
 
-    def _rows(self, sights: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.intp]]:
+    def _rows(self, sights: dict[str, NDArray[Any]]) -> tuple[NDArray[Any], NDArray[np.intp]]:
         """The distinct rows, and the place of each sight's among them."""
         clients = sights["key"]["client"].tolist()
         bases = {client: network(client, self._length(client)) for client in set(clients)}
-        packed = np.empty(len(sights), _ROW_DTYPE)
+        packed = np.empty(len(clients), _ROW_DTYPE)
         packed["address"] = np.frombuffer(b"".join(map(bases.__getitem__, clients)), "V16")
         packed["host"] = sights["host"]
         for name in ("server", "server_port", "protocol"):

@@ -17,79 +17,25 @@ Rules
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from collector.track.boundary import SETTLE_NS, settle
+from collector.track.boundary import settle
+from collector.track.volume_config import VolumeConfig
+from collector.track.volume_reading import Fill, Reading, Sample
 from collector.track.volume_rows import COUNTERS, Closed, columns_of
-from collector.track.volume_table import Index, Slot, Table
-from collector.wire import addr
+from collector.track.volume_table import Advance, Slot, Table
 from collector.wire.columns import Columns
 from collector.wire.gaps import merge
 from collector.wire.loss import Loss
 from collector.wire.records import USAGE, USAGE_ACROSS_RESTART, USAGE_COUNTER_RESET
 
+__all__ = ["Fill", "Reading", "Sample", "Volume", "VolumeConfig"]
+
 _MAX_LOSSES: Final = 64
 """Kept until the window takes them; more than a reading or two can make are joined."""
-
-
-@dataclass(frozen=True, slots=True)
-class Fill:
-    """How full one set is: elements of at most `size`."""
-
-    name: str
-    elements: int
-    size: int
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Reading:
-    """All counters at one time.
-
-    began_ns, ts_ns: before the first and after the last byte was read. generation: names the
-    counters. addresses: V16, each once. prefix_len: uint8, in 128 bits. counters: uint64 of shape
-    (n, 4): up bytes, down bytes, up packets, down packets. uncounted: totals of the packets that
-    found a set full. outside: totals of access traffic from or to none of the prefixes.
-    """
-
-    began_ns: int
-    ts_ns: int
-    generation: str
-    addresses: NDArray[np.void]
-    prefix_len: NDArray[np.uint8]
-    counters: NDArray[np.uint64]
-    fill: tuple[Fill, ...] = ()
-    uncounted_bytes: int = 0
-    uncounted_packets: int = 0
-    outside_bytes: int = 0
-    outside_packets: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """The counters of one address (base of its metered prefix) at one time; zeros for none."""
-
-    ts_ns: int
-    generation: str
-    address: bytes
-    prefix_len: int
-    up_bytes: int
-    down_bytes: int
-    up_packets: int
-    down_packets: int
-
-
-@dataclass(frozen=True, slots=True)
-class VolumeConfig:
-    """window_ns: length of a window. settle_ns: see `boundary`. max_splits: see `Volume.split`."""
-
-    window_ns: int = 300_000_000_000
-    settle_ns: int = SETTLE_NS
-    max_splits: int = 500_000
-    """Rows and new addresses held between windows: ten changes an address for 50,000."""
 
 
 class Volume:
@@ -154,7 +100,11 @@ class Volume:
         if slot is None:
             flags, since = self._new_flags, self._read_ns
             slot = Slot(sample.prefix_len, [0] * 4, [0] * 4, since, since, flags)
-        self._advance(slot, sample)
+        added = slot.advance(sample)
+        for _ in range(added.resets):
+            self.counts["resets"] += 1
+            self._lose(added.reset_since_ns, sample.ts_ns, "counter-reset", -1)
+        self._count(added)
         self._close(sample.address, slot)
         if at >= 0:
             self._table.put(at, slot)
@@ -164,15 +114,12 @@ class Volume:
         return True
 
     def split_prefix(self, reading: Reading, address: bytes, prefix_len: int) -> bool:
-        """As `split`, for a binding wider than the metered prefix, from a reading of at least it."""
+        """As `split`, for a binding wider than the metered prefix, from a reading of all of it."""
         if self._generation is None:  # part of a reading must not pass for the baseline of all
             self.counts["splits_refused"] += 1
             return False
         self._apply(reading, reading.ts_ns, False)
-        first = addr.network(address, prefix_len)
-        span = (1 << 128 - prefix_len) - 1
-        last = (int.from_bytes(first, "big") | span).to_bytes(16, "big")
-        rows = self._table.within(first, last)
+        rows = self._table.within(address, prefix_len)
         if len(self._closed) + len(rows) > self._config.max_splits:
             self.counts["splits_refused"] += 1
             return False
@@ -200,20 +147,15 @@ class Volume:
         table = self._table
         table.add(self._extra)
         self._extra = {}
-        # Counted at an edge and never read again: its interval must have some length to be a row.
-        stuck = table.open.any(axis=1) & (table.upto <= table.since) & (table.since < end_ns)
-        table.upto[stuck] = table.since[stuck] + 1
         late_ns = end_ns + self._config.window_ns  # after a clock set back nothing waits for years
         waits = [row for row in self._closed if end_ns <= row.start_ns < late_ns]
         closed = [row for row in self._closed if not end_ns <= row.start_ns < late_ns]
-        ripe = (table.upto > table.since) & ((table.since < end_ns) | (table.since >= late_ns))
+        ripe = table.ripe(end_ns, late_ns)
         at = np.flatnonzero(ripe & table.open.any(axis=1))
         columns, unplaced = columns_of(closed, table, at, now_ns, flow_counts or {})
         self.counts["flows_unplaced"] += unplaced
         self._closed = waits
-        table.open[ripe] = 0
-        table.flags[ripe] = 0
-        table.since[ripe] = table.upto[ripe]
+        table.close(ripe)
         taken = int(sum(np.asarray(columns[name]).sum(dtype=np.uint64) for name in COUNTERS[:2]))
         self.counts["recorded"] += taken
         self.counts["open"] -= taken
@@ -234,10 +176,7 @@ class Volume:
             "new_flags": self._new_flags,
             "uncounted_bytes": self._uncounted_bytes,
             "table": self._table.dump(),
-            "closed": [
-                [r.address.hex(), r.prefix_len, r.start_ns, r.end_ns, list(r.counters), r.flags]
-                for r in self._closed
-            ],
+            "closed": [row.to_json() for row in self._closed],
         }
 
     def restore(self, snapshot: Mapping[str, Any], now_ns: int) -> None:
@@ -247,10 +186,7 @@ class Volume:
         or KeyError for a snapshot that is damaged.
         """
         table = Table.load(snapshot["table"])
-        closed = [
-            Closed(bytes.fromhex(address), prefix_len, start, end, tuple(counters), flags)
-            for address, prefix_len, start, end, counters, flags in snapshot["closed"]
-        ]
+        closed = [Closed.from_json(row) for row in snapshot["closed"]]
         self._table, self._closed, self._extra = table, closed, {}
         self._generation = snapshot["generation"]
         self._read_ns = int(snapshot["read_ns"])
@@ -279,46 +215,15 @@ class Volume:
         self._count_uncounted(reading, boundary_ns)
         at = table.align(keys, reading.prefix_len, self._read_ns, self._new_flags)
         table.prefix_len[at] = reading.prefix_len
-        self._add(reading, at, boundary_ns)
+        added = table.advance(at, reading, boundary_ns)
+        if added.resets:
+            self.counts["resets"] += added.resets
+            self._lose(added.reset_since_ns, boundary_ns, "counter-reset", -1)
+        self._count(added)
         # A clock set back moves the time of the last reading with it.
         self._read_ns = boundary_ns if boundary_ns >= self._read_ns else reading.ts_ns
-        absent = np.ones(len(table), bool)
-        absent[at] = False
-        # Rule 2 can make these anew, unless a split just after the edge says when they began.
-        idle = absent & ~table.last.any(axis=1) & ~table.open.any(axis=1)
-        idle &= table.upto <= self._read_ns
-        if idle.any():
-            table.keep(~idle)
+        table.forget_idle(at, self._read_ns)
         self._new_flags = 0
-
-    def _add(self, reading: Reading, at: Index, boundary_ns: int) -> None:
-        """Differences of the rows `at`, in the order of the reading, into the open intervals."""
-        table, ts_ns = self._table, reading.ts_ns
-        last, upto = table.last[at], table.upto[at]
-        fell = reading.counters < last
-        # Up and down are elements of different sets: each begins again on its own.
-        reset = np.stack([fell[:, 0] | fell[:, 2], fell[:, 1] | fell[:, 3]], axis=1)
-        # A sample taken while this reading was under way may be newer than the dump's value.
-        stale = reset.any(axis=1) & (upto > reading.began_ns) & (upto <= ts_ns)
-        reset[stale] = False
-        base = np.where(np.concatenate([reset, reset], axis=1), np.uint64(0), last)
-        current = np.where(stale[:, None], last, reading.counters)
-        delta = current - base
-        table.open[at] += delta
-        table.last[at] = current
-        whole = reset.any(axis=1)
-        if whole.any():
-            self.counts["resets"] += int(whole.sum())
-            table.flags[at[whole]] |= np.uint32(USAGE_COUNTER_RESET)
-            self._lose(int(upto[whole].min()), boundary_ns, "counter-reset", -1)
-        back = upto > ts_ns
-        since = table.since[at]
-        table.since[at] = np.where(back, np.minimum(since, ts_ns - 1), since)
-        forward = np.where(boundary_ns >= upto, boundary_ns, ts_ns)
-        table.upto[at] = np.where(stale, upto, forward)
-        seen = int(delta[:, :2].sum())
-        self.counts["seen"] += seen
-        self.counts["open"] += seen
 
     def _baseline(self, reading: Reading, keys: NDArray[np.bytes_], boundary_ns: int) -> None:
         """What was counted before anyone read is of no interval; say how much it is at most."""
@@ -351,26 +256,11 @@ class Volume:
             self.counts["lost"] += total - base
             self._lose(self._read_ns, boundary_ns, "set-full", total - base)
 
-    # One address
+    def _count(self, added: Advance) -> None:
+        self.counts["seen"] += added.octets
+        self.counts["open"] += added.octets
 
-    def _advance(self, slot: Slot, sample: Sample) -> None:
-        values = [sample.up_bytes, sample.down_bytes, sample.up_packets, sample.down_packets]
-        for way in (0, 1):
-            pair = (way, way + 2)
-            if any(values[i] < slot.last[i] for i in pair):
-                for i in pair:
-                    slot.last[i] = 0
-                slot.flags |= USAGE_COUNTER_RESET
-                self.counts["resets"] += 1
-                self._lose(slot.upto, sample.ts_ns, "counter-reset", -1)
-        delta = [value - last for value, last in zip(values, slot.last, strict=True)]
-        slot.open = [old + new for old, new in zip(slot.open, delta, strict=True)]
-        slot.last = values
-        if sample.ts_ns < slot.upto:  # the clock was set back
-            slot.since = min(slot.since, sample.ts_ns - 1)
-        slot.upto = sample.ts_ns
-        self.counts["seen"] += delta[0] + delta[1]
-        self.counts["open"] += delta[0] + delta[1]
+    # Intervals
 
     def _close(self, address: bytes, slot: Slot) -> None:
         """End the open interval at `upto`; one without length waits for the next reading."""

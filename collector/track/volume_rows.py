@@ -32,6 +32,23 @@ class Closed:
     counters: tuple[int, ...]
     flags: int
 
+    def to_json(self) -> list[object]:
+        """JSON-able form, bytes as hex."""
+        return [
+            self.address.hex(),
+            self.prefix_len,
+            self.start_ns,
+            self.end_ns,
+            list(self.counters),
+            self.flags,
+        ]
+
+    @classmethod
+    def from_json(cls, data: list[Any]) -> Closed:
+        """What `to_json` wrote; raises ValueError for anything else."""
+        address, prefix_len, start, end, counters, flags = data
+        return cls(bytes.fromhex(address), prefix_len, start, end, tuple(counters), flags)
+
 
 def columns_of(
     closed: Sequence[Closed],

@@ -17,6 +17,10 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from collector.track.volume_reading import Reading, Sample
+from collector.wire.addr import network
+from collector.wire.records import USAGE_COUNTER_RESET
+
 Keys = NDArray[np.bytes_]
 """Addresses as S16: numpy orders them as bytes. Items read one by one lose trailing zero bytes,
 so they are only ever compared, or taken from the raw memory."""
@@ -36,6 +40,15 @@ _DTYPES: Final[Mapping[str, tuple[str, int]]] = {
 _ROW_BYTES: Final = sum(np.dtype(kind).itemsize * width for kind, width in _DTYPES.values())
 
 
+@dataclass(frozen=True, slots=True)
+class Advance:
+    """What a reading added: octets, counters that began again, and from when they may have."""
+
+    octets: int
+    resets: int = 0
+    reset_since_ns: int = 0
+
+
 @dataclass(slots=True)
 class Slot:
     """One address's open interval; counters in the order of `Reading.counters`."""
@@ -46,6 +59,24 @@ class Slot:
     since: int
     upto: int
     flags: int
+
+    def advance(self, sample: Sample) -> Advance:
+        """Adds the difference to the sample into the open interval, up and down for itself."""
+        values = [sample.up_bytes, sample.down_bytes, sample.up_packets, sample.down_packets]
+        resets, since_ns = 0, self.upto
+        for pair in ((0, 2), (1, 3)):
+            if any(values[i] < self.last[i] for i in pair):
+                for i in pair:
+                    self.last[i] = 0
+                self.flags |= USAGE_COUNTER_RESET
+                resets += 1
+        delta = [value - last for value, last in zip(values, self.last, strict=True)]
+        self.open = [old + new for old, new in zip(self.open, delta, strict=True)]
+        self.last = values
+        if sample.ts_ns < self.upto:  # the clock was set back
+            self.since = min(self.since, sample.ts_ns - 1)
+        self.upto = sample.ts_ns
+        return Advance(delta[0] + delta[1], resets, since_ns)
 
 
 class Table:
@@ -71,8 +102,11 @@ class Table:
         at = int(np.searchsorted(self.keys, wanted)[0])
         return at if at < len(self) and self.keys[at] == wanted[0] else -1
 
-    def within(self, first: bytes, last: bytes) -> range:
-        """Rows of the addresses first to last, both included."""
+    def within(self, address: bytes, prefix_len: int) -> range:
+        """Rows of the addresses in the prefix of that length that holds `address`."""
+        first = network(address, prefix_len)
+        span = (1 << 128 - prefix_len) - 1
+        last = (int.from_bytes(first, "big") | span).to_bytes(16, "big")
         begin = int(np.searchsorted(self.keys, np.array([first], "S16"), side="left")[0])
         end = int(np.searchsorted(self.keys, np.array([last], "S16"), side="right")[0])
         return range(begin, end)
@@ -137,10 +171,62 @@ class Table:
         self.open[at] = np.array([slot.open for slot in values], np.uint64).reshape(-1, 4)
         self.upto[at] = [slot.upto for slot in values]
 
-    def keep(self, mask: NDArray[np.bool_]) -> None:
-        """Drop the rows outside `mask`."""
-        for name in _DTYPES:
-            setattr(self, name, getattr(self, name)[mask])
+    def advance(self, at: Index, reading: Reading, boundary_ns: int) -> Advance:
+        """Add differences of the rows `at`, in the order of the reading, to the open intervals.
+
+        They are then known up to `boundary_ns`, or to the reading's own time after a clock was
+        set back.
+        """
+        ts_ns = reading.ts_ns
+        last, upto = self.last[at], self.upto[at]
+        fell = reading.counters < last
+        # Up and down are elements of different sets: each begins again on its own.
+        reset = np.stack([fell[:, 0] | fell[:, 2], fell[:, 1] | fell[:, 3]], axis=1)
+        # A sample taken while this reading was under way may be newer than the dump's value.
+        stale = reset.any(axis=1) & (upto > reading.began_ns) & (upto <= ts_ns)
+        reset[stale] = False
+        base = np.where(np.concatenate([reset, reset], axis=1), np.uint64(0), last)
+        current = np.where(stale[:, None], last, reading.counters)
+        delta = current - base
+        self.open[at] += delta
+        self.last[at] = current
+        whole = reset.any(axis=1)
+        self.flags[at[whole]] |= np.uint32(USAGE_COUNTER_RESET)
+        back = upto > ts_ns
+        since = self.since[at]
+        self.since[at] = np.where(back, np.minimum(since, ts_ns - 1), since)
+        forward = np.where(boundary_ns >= upto, boundary_ns, ts_ns)
+        self.upto[at] = np.where(stale, upto, forward)
+        octets = int(delta[:, :2].sum())
+        resets = int(whole.sum())
+        return Advance(octets, resets, int(upto[whole].min()) if resets else 0)
+
+    def ripe(self, end_ns: int, late_ns: int) -> NDArray[np.bool_]:
+        """Which intervals have some length and began before `end_ns`, or at or after `late_ns`."""
+        # Counted at an edge and never read again: its interval must have some length to be a row.
+        stuck = self.open.any(axis=1) & (self.upto <= self.since) & (self.since < end_ns)
+        self.upto[stuck] = self.since[stuck] + 1
+        due: NDArray[np.bool_] = (self.since < end_ns) | (self.since >= late_ns)
+        return due & (self.upto > self.since)
+
+    def close(self, mask: NDArray[np.bool_]) -> None:
+        """End the intervals in `mask`, now rows, and open the next ones where they end."""
+        self.open[mask] = 0
+        self.flags[mask] = 0
+        self.since[mask] = self.upto[mask]
+
+    def forget_idle(self, at: Index, read_ns: int) -> None:
+        """Drop addresses that a reading at `read_ns`, of the rows `at`, lacks and that have nothing
+        open: a new element begins at zero, as rule 2 of `volume` says.
+
+        One whose interval a split opened after the reading stays, to know when that began.
+        """
+        idle = np.ones(len(self), bool)
+        idle[at] = False
+        idle &= ~self.last.any(axis=1) & ~self.open.any(axis=1) & (self.upto <= read_ns)
+        if idle.any():
+            for name in _DTYPES:
+                setattr(self, name, getattr(self, name)[~idle])
 
     def _insert(
         self,

@@ -17,6 +17,7 @@ import pytest
 
 from collector.framing import frame, frames
 from collector.journal import Journal, JournalError, JournalFullError
+from collector.journal_state import state_path
 from collector.spool import Spool, SpoolConfig, SpoolError
 from collector.wire import codec
 from tests.collector.faults import Crash, Faults, faults
@@ -287,7 +288,7 @@ def test_a_corrupt_state_is_told_and_its_events_are_kept(tmp_path: Path, damage:
     one.committed(1)
     append(one, 3)
     one.sync()
-    path = one._state(1)
+    path = state_path(one._folder, 1)
     data = bytearray(path.read_bytes())
     data[-4] ^= 1
     broken = {"flip": bytes(data), "cut": bytes(data[:-9]), "empty": b"", "nonsense": b"[]\n[]\n",
@@ -319,7 +320,7 @@ def test_a_corrupt_state_of_an_unfinished_rotation(tmp_path: Path) -> None:
     one.rotate(1, {"sum": 1})
     append(one, 2)
     one.sync()
-    one._state(1).write_bytes(b"rubbish")
+    state_path(one._folder, 1).write_bytes(b"rubbish")
     again = journal(tmp_path)
     assert numbers(again.load(1)[1]) == [2]
     assert [loss.reason for loss in again.losses] == ["state-corrupt"]

@@ -220,7 +220,7 @@ def test_the_oldest_goes_when_the_spool_is_full_and_is_told_exactly(tmp_path: Pa
     gone = headers[: -len(kept)]
     assert [h.sequence for h in kept] == list(range(len(gone) + 1, 13))
     # The batches that told of the first ones are gone too, and yet every loss is still told.
-    told = gaps(spool) + list(spool._ledger.waiting)
+    told = gaps(spool) + list(spool._books.ledger.waiting)
     assert sorted(told, key=lambda loss: loss.start_ns) == [
         Loss(
             h.window_start_ns,
@@ -379,7 +379,7 @@ def test_a_loss_can_be_written_on_a_full_disk(small_disk: Path) -> None:
         commit(spool, i, rows=2_500)
     check(spool)
     assert spool.alarm == "disk-full"
-    told = sum(loss.amount for loss in [*gaps(spool), *spool._ledger.waiting])
+    told = sum(loss.amount for loss in [*gaps(spool), *spool._books.ledger.waiting])
     assert told == 2_500 * spool.counts["dropped"] > 0
     again = restart(spool)
     check(again)
@@ -480,7 +480,7 @@ def verify_after(spool: Spool, done: list[str]) -> None:
     check(spool)
     promised = 5 * (done.count("commit") + 3 * done.count("pieces"))
     begun_rows = {0, 5, 15}  # what was under way may have been committed or not
-    waiting = spool._ledger.waiting
+    waiting = spool._books.ledger.waiting
     told = sum(loss.amount for loss in [*gaps(spool), *waiting] if loss.unit == "rows")
     here = 0
     sequences = []

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from aggregator.config import load
 from aggregator.queries import billing
-from aggregator.queries.arithmetic import parse_period
+from aggregator.queries.arithmetic import Period, parse_period
 from aggregator.reader import reader
 from tests.lab.appliance import COLLECTOR, Appliance, Unaudited, hosts, scrape
 from tests.lab.day import HOURS, Day, Step, Subscriber
@@ -60,12 +60,13 @@ class World:
         finally:
             opened.close()
 
-    def bill(self, subscriber: str, now_ns: int) -> Bill:
-        """Everything that the product says of a subscriber."""
-        span = parse_period(self.appliance.period)
-        now_us = now_ns // 1000
+    def bill(self, subscriber: str, since_ns: int = 0) -> Bill:
+        """Everything that the product says of a subscriber: volume of all days, the rest since."""
+        whole = parse_period(self.appliance.period)
+        span = Period("the day", max(whole.start_us, since_ns // 1000), whole.end_us)
+        now_us = time.time_ns() // 1000
         with self.client() as client:
-            used = billing.usage(client, subscriber, span, now_us, Unaudited())
+            used = billing.usage(client, subscriber, whole, now_us, Unaudited())
             line = billing.sessions(client, subscriber, span, now_us, Unaudited())
             called = billing.calls(client, subscriber, span, now_us, Unaudited())
             return Bill(used, line, called, hosts(client, subscriber, span))
@@ -109,6 +110,11 @@ class Clock:
         self.at[name] = time.time_ns()
 
 
+def everybody() -> list[str]:
+    """Ids of all lines."""
+    return [f"sub-{line:04d}" for line in range(1, LINES + 1)]
+
+
 def day_of(wall_s: float, lines: dict[int, tuple[Step, ...]]) -> Day:
     """A day of LINES lines whose steps are timed in seconds instead of hours; others stay idle."""
     day = Day(
@@ -139,10 +145,9 @@ def wait_for(what: str, ready: Callable[[], bool], timeout_s: float = WAIT_S) ->
 
 def assert_bytes(world: World, people: list[SubscriberTruth], before: dict[str, Bill]) -> None:
     """Every bill has grown by the truth, to the byte, and nobody's bytes belong to nobody."""
-    now_ns = time.time_ns()
     wrong = {}
     for person in people:
-        bill = world.bill(person.id, now_ns)
+        bill = world.bill(person.id)
         was = before[person.id].octets if person.id in before else (0, 0)
         grown = (bill.octets[0] - was[0], bill.octets[1] - was[1])
         if grown != (person.up_bytes, person.down_bytes):

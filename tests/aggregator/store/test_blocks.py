@@ -109,6 +109,16 @@ def test_what_does_not_fit_is_refused(kind: str, column: np.ndarray[Any, Any]) -
         column_bytes(kind, column)
 
 
+def test_void_items_are_text_of_a_fixed_width() -> None:
+    values = [bytes(range(16)), b"\0" * 16, b"x" + b"\0" * 15]
+    void = np.frombuffer(b"".join(values), "V16")
+    assert column_bytes("FixedString(16)", void) == column_bytes("FixedString(16)", text(values))
+    assert column_bytes("FixedString(16)", void[[2, 0]]) == values[2] + values[0]
+    assert void.tolist() == values
+    with pytest.raises(BadColumn):
+        column_bytes("FixedString(8)", void)
+
+
 def test_other_types_are_left_to_the_driver() -> None:
     for kind in ("DateTime('UTC')", "Date", "Nullable(String)", "Array(UInt8)", "UUID"):
         assert column_bytes(kind, np.array([1])) is None

@@ -1,0 +1,71 @@
+"""The head of a SIP message: its start line and headers, as text by name, bounded.
+
+RFC 3261 sections 7 and 25. What a value means is in `collector.parse.sip_values`.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from collector.parse.reader import ParseError
+from collector.parse.sip_values import split_list
+
+MAX_HEAD_BYTES: Final = 64 * 1024
+"""Longest start line and headers. The most a UDP datagram can carry, so TCP gets no more."""
+MAX_HEADERS: Final = 256
+"""Header fields read; long record routes and Via chains stay under 100."""
+
+START: Final = re.compile(
+    rb"SIP/2\.0 [1-6][0-9][0-9](?: |\r?\n|$)"
+    rb"|[A-Za-z0-9\-.!%*_+`'~]{1,64} [^\s]{1,4096} SIP/2\.0\r?\n",
+    re.IGNORECASE,
+)
+"""Bytes that begin a message."""
+END: Final = re.compile(rb"\r\n\r\n|\n\n|\n\r\n")
+"""The empty line, with the end of the line before it."""
+_FOLD: Final = re.compile(r"\r?\n[ \t]+")
+
+_COMPACT: Final = {
+    "i": "call-id",
+    "f": "from",
+    "t": "to",
+    "v": "via",
+    "x": "session-expires",
+}
+"""Compact forms of the headers read here (RFC 3261 section 7.3.3, RFC 4028 section 4)."""
+_WANTED: Final = frozenset(
+    ("call-id", "from", "to", "via", "cseq", "session-expires")
+    + ("p-asserted-identity", "privacy", "reason")
+)
+
+Headers = dict[str, list[str]]
+"""Values of the headers read here, by name in lower case and long form."""
+
+
+def headers_of(text: str) -> Headers:
+    """The headers in the lines after the start line: unfolded first, then stripped."""
+    out: Headers = {}
+    lines = _FOLD.sub(" ", text).split("\n")
+    if len(lines) > MAX_HEADERS:
+        raise ParseError("sip-headers")
+    for line in lines:
+        name, colon, value = line.partition(":")
+        name = name.strip().lower()
+        name = _COMPACT.get(name, name)
+        if colon and name in _WANTED:
+            out.setdefault(name, []).append(value.strip())
+    return out
+
+
+def only(headers: Headers, name: str) -> str:
+    """The first field of that name, which must be there."""
+    values = headers.get(name)
+    if not values or not values[0]:
+        raise ParseError("sip-missing")
+    return values[0]
+
+
+def every(headers: Headers, name: str) -> list[str]:
+    """Every element of every field of that name."""
+    return [part for value in headers.get(name, []) for part in split_list(value) if part]

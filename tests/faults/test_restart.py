@@ -1,0 +1,214 @@
+"""Ordinary ends and starts within a day change no figure, and a part that is away costs only time.
+
+One day, in seconds: from 4 on the collector is stopped and started, and then twice in a row; the
+aggregator is away from 18 to 24, and its engine is kept down from 28 to 32.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import urllib.error
+import urllib.request
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import pytest
+
+from tests.faults.support import (
+    CONNECTED_TOLERANCE_S,
+    TALK_TOLERANCE_MS,
+    Bill,
+    Clock,
+    Row,
+    World,
+    assert_bytes,
+    assert_each_row_once,
+    day_of,
+    everybody,
+    gaps,
+    wait_for,
+)
+from tests.lab import sip
+from tests.lab.appliance import COLLECTOR
+from tests.lab.day import Call, Connect, Disconnect, Fetch, Interim, Stream, own_v6, public_v4
+from tests.lab.netns import LabError
+from tests.lab.truth import Truth
+
+pytestmark = [pytest.mark.lab, pytest.mark.engine]
+
+WALL_S: Final = 36.0
+A: Final = "+442079460106"
+THROUGH: Final = "02079460205"
+LATER: Final = "02079460206"
+SECOND_NS: Final = 1_000_000_000
+
+DAY: Final = day_of(
+    WALL_S,
+    {
+        1: (
+            Connect(0.3, v4=public_v4(1)),
+            Stream(2.5, "up", "games.test", 12_000, 700, 1000),
+            Stream(18.5, "down", "games.test", 12_000, 700, 1000),
+            Disconnect(33),
+        ),
+        2: (
+            Connect(0.3, v4=public_v4(2), v6=own_v6(2)),
+            Fetch(2, "tls", ("shop.example",), 50_000, times=4),
+            Fetch(19, "http", ("www.shop.example",), 50_000, times=4, family=6),
+            Interim(20),
+            Fetch(29, "tls", ("news.example",), 50_000, times=4),
+            Disconnect(32),
+        ),
+        # begins and ends while the aggregator is away
+        3: (
+            Connect(18.5, v6=own_v6(3)),
+            Fetch(19.5, "tls", ("bank.example",), 90_000, times=2, family=6),
+            Disconnect(20.5),
+        ),
+        6: (
+            Connect(0.3, v4=public_v4(6)),
+            Call(2.5, sip.ANSWERED, A, THROUGH, 14_000),
+            Call(24, sip.ANSWERED, A, LATER, 1000),
+            Disconnect(31),
+        ),
+    },
+)
+
+
+@dataclass(frozen=True)
+class Restarted:
+    """The day, the bills, the gaps, when what was done, and what the parts said meanwhile."""
+
+    truth: Truth
+    bills: dict[str, Bill]
+    gaps: list[Row]
+    at: dict[str, int]
+    seen: dict[str, float] = field(default_factory=dict)
+    health: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
+
+
+@pytest.fixture(scope="module")
+def restarted(world: World) -> Restarted:
+    clock, appliance = Clock(), world.appliance
+    seen: dict[str, float] = {}
+    health: list[tuple[int, dict[str, Any]]] = []
+    before = {name: world.bill(name) for name in everybody()}
+    restarts = world.metric("engine_restarts")
+
+    def restart_collector(name: str) -> None:
+        clock.mark(f"stop {name}")
+        appliance.stop_collector()
+        assert appliance.collector is not None
+        seen[f"exit {name}"] = appliance.collector.returncode
+        appliance.start_collector()
+        clock.mark(f"start {name}")
+
+    def restart_three_times() -> None:
+        restart_collector("first")
+        time.sleep(2.0)
+        restart_collector("second")
+        restart_collector("third")
+
+    def aggregator_away() -> None:
+        appliance.stop_aggregator()
+        clock.mark("aggregator stopped")
+        time.sleep(6.0)
+        seen["batches kept"] = world.collector_metric("spool_batches")
+        seen["uplink down"] = world.collector_metric("uplink_up")
+        appliance.start_aggregator()
+        clock.mark("aggregator started")
+
+    def engine_down() -> None:
+        until = time.monotonic() + 4.0
+        while time.monotonic() < until:
+            try:
+                appliance.kill_engine()
+            except LabError:  # the supervisor has not started it again yet
+                health.append(ask_health(appliance.metrics_port))
+            time.sleep(0.3)
+        clock.mark("engine left alone")
+
+    began_ns = time.time_ns()
+    truth = world.play(
+        DAY,
+        [
+            (4, restart_three_times),
+            (18, aggregator_away),
+            (28, engine_down),
+        ],
+    )
+    wait_for("an empty spool", lambda: world.collector_metric("spool_batches") == 0.0)
+    assert_bytes(world, truth.subscribers, before)
+    seen["engine restarts"] = world.metric("engine_restarts") - restarts
+    seen["retried"] = world.metric(
+        "batches_total", collector=COLLECTOR, reason="store-unavailable", verdict="retry"
+    )
+    bills = {name: world.bill(name, began_ns) for name in everybody()}
+    return Restarted(truth, bills, gaps(world, began_ns), clock.at, seen, health)
+
+
+def test_a_clean_end_is_clean(restarted: Restarted) -> None:
+    assert [restarted.seen[f"exit {name}"] for name in ("first", "second", "third")] == [0, 0, 0]
+
+
+def test_no_figure_changes(world: World, restarted: Restarted) -> None:
+    assert_each_row_once(world)
+    for person in restarted.truth.subscribers:
+        bill = restarted.bills[person.id]
+        assert abs(bill.connected_s - person.connected_s) <= CONNECTED_TOLERANCE_S, person.id
+        assert bill.hosts == sorted({*person.hosts, *person.reached}), person.id
+        assert bill.usage.coverage.completeness == 1.0
+        for session in bill.sessions.sessions:
+            assert (session["start_source"], session["end_reason"]) == ("stated", "stated")
+
+
+def test_calls_through_restarts_are_timed(restarted: Restarted) -> None:
+    (caller,) = {call.subscriber for call in restarted.truth.calls}
+    recorded = {row["b_raw"]: row for row in restarted.bills[caller].calls.calls}
+    assert recorded.keys() == {THROUGH, LATER}
+    for call in restarted.truth.calls:
+        assert abs(recorded[call.b]["talk_ms"] - call.talk_ms) <= TALK_TOLERANCE_MS
+    assert recorded[THROUGH]["flags"] == 1
+    assert recorded[LATER]["flags"] == 0
+
+
+def test_a_gap_is_as_long_as_the_absence(restarted: Restarted) -> None:
+    """A collector that is told to stop writes down when, so nothing before it is in doubt."""
+    away = [
+        (restarted.at[f"stop {n}"], restarted.at[f"start {n}"])
+        for n in ("first", "second", "third")
+    ]
+    assert {row["reason"] for row in restarted.gaps} <= {"restart", "ended-unseen"}
+    for row in restarted.gaps:
+        start_ns, end_ns = row["start_us"] * 1000, row["end_us"] * 1000
+        assert any(a - SECOND_NS // 2 <= start_ns and end_ns <= b for a, b in away), row
+    for start_ns, end_ns in away:
+        assert any(start_ns <= row["end_us"] * 1000 <= end_ns for row in restarted.gaps)
+
+
+def test_a_spool_grows_while_the_aggregator_is_away_and_drains(
+    world: World, restarted: Restarted
+) -> None:
+    assert restarted.seen["batches kept"] >= 1.0
+    assert restarted.seen["uplink down"] == 0.0
+    assert world.collector_metric("uplink_up") == 1.0
+
+
+def test_an_engine_that_is_down_means_come_again(restarted: Restarted) -> None:
+    assert restarted.seen["engine restarts"] >= 2.0
+    assert restarted.seen["retried"] >= 1.0
+    codes = {code for code, _ in restarted.health}
+    assert 503 in codes
+    assert all(not state["ready"] for code, state in restarted.health if code == 503)
+    assert restarted.at["engine left alone"] < restarted.truth.end_ns
+
+
+def ask_health(port: int) -> tuple[int, dict[str, Any]]:
+    """Code and body of /v1/health."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/health", timeout=5) as page:
+            return page.status, json.load(page)
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, json.load(error)
