@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -35,7 +36,11 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
 
 
 def settled(prometheus: Prometheus) -> bool:
-    """Nothing waits, and both sides were scraped since the last batch went over."""
+    """Nothing waits, and both sides were scraped since the last batch went over.
+
+    Windows go on being closed, so all questions are asked as of the moment at which this is so.
+    """
+    prometheus.at = time.time()
     waiting = prometheus.query("tallyhold_collector_spool_pending_rows")
     sent = prometheus.query("sum(tallyhold_collector_rows_total)")
     stored = prometheus.query('sum(tallyhold_aggregator_rows_total{outcome=~"stored|late"})')

@@ -47,6 +47,8 @@ class Prometheus:
         }
         self._process: subprocess.Popen[str] | None = None
         self.port = 0
+        self.at = 0.0
+        """When queries are evaluated, Unix time; 0 is now."""
 
     def __enter__(self) -> Self:
         self.folder.mkdir()
@@ -101,8 +103,8 @@ class Prometheus:
             raise AssertionError(f"{path} {params}: {error.read().decode()}") from None
 
     def query(self, expr: str) -> list[Sample]:
-        """Labels and value of every series that an instant query gives."""
-        data = self.get("query", query=expr)
+        """Labels and value of every series that a query gives at `at`."""
+        data = self.get("query", query=expr, time=f"{self.at or time.time():.3f}")
         assert data["resultType"] == "vector"
         return [(each["metric"], float(each["value"][1])) for each in data["result"]]
 

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Final
 
 from aggregator.config import load
+from aggregator.pki import Issued
 from aggregator.setup import enrol
 from tests.faults.support import World, sample, wait_for
-from tests.lab.appliance import METRICS_PORT, ROOT, UPLINK_PORT
+from tests.lab.appliance import METRICS_PORT, ROOT
 from tests.lab.exchange import UDP_PORT
 from tests.lab.netns import end
 from tests.lab.relay import Relay
@@ -127,10 +128,10 @@ class Extra:
         )
         assert len({row["sequence"] for row in ledger}) == len(ledger)
 
-    def take_keys_of(self, folder: Path, name: str) -> None:
-        """Use another authority's certificate and key instead of its own."""
-        shutil.copyfile(folder / f"{name}.pem", self.keys / f"{self.name}.pem")
-        shutil.copyfile(folder / f"{name}.key", self.keys / f"{self.name}.key")
+    def use(self, other: Issued) -> None:
+        """Use another certificate and key instead of its own."""
+        shutil.copyfile(other.cert, self.keys / f"{self.name}.pem")
+        shutil.copyfile(other.key, self.keys / f"{self.name}.key")
 
 
 def burst(world: World, sources: Sequence[str], size: int = 500, times: int = 1) -> int:
@@ -150,6 +151,3 @@ def burst(world: World, sources: Sequence[str], size: int = 500, times: int = 1)
     after, _ = world.lab.network.layer3(1)
     assert after - before == len(sources) * times * (size + 28)
     return after - before
-
-
-__all__ = ["UPLINK_PORT", "Extra", "burst"]

@@ -41,6 +41,14 @@ def line(world: World) -> Iterator[World]:
     world.lab.network.withdraw(1, HOME, None)
 
 
+@pytest.fixture(scope="module")
+def foreign(tmp_path_factory: pytest.TempPathFactory) -> pki.Issued:
+    """A collector's certificate of an authority that the appliance does not know."""
+    folder = tmp_path_factory.mktemp("foreign")
+    pki.init(folder, ["127.0.0.1"])
+    return pki.issue(folder, "stranger")
+
+
 def refused(collector: Extra, words: str) -> int:
     """Bytes sent while the uplink is refused with these words; the spool has all of them."""
     octets = burst(collector.world, [HOME], times=40)
@@ -53,11 +61,9 @@ def refused(collector: Extra, words: str) -> int:
     return octets
 
 
-def test_a_certificate_of_another_authority(line: World, tmp_path: Path) -> None:
-    pki.init(tmp_path / "foreign", ["127.0.0.1"])
-    foreign = pki.issue(tmp_path / "foreign", "foreign")
+def test_a_certificate_of_another_authority(line: World, foreign: pki.Issued) -> None:
     with Extra(line, "foreign") as collector:
-        collector.take_keys_of(foreign.cert.parent, "foreign")
+        collector.use(foreign)
         collector.start()
         octets = refused(collector, "does not know the CA of this collector's certificate")
         assert "tallyhold appliance enrol" in collector.text()
@@ -98,11 +104,11 @@ def test_a_clock_an_hour_off(line: World, tmp_path: Path, ahead_s: int, side: st
         assert gaps(line, 0, name) == []
 
 
-def test_a_full_spool_drops_the_oldest_and_says_exactly_what(line: World, tmp_path: Path) -> None:
-    pki.init(tmp_path / "foreign", ["127.0.0.1"])
-    foreign = pki.issue(tmp_path / "foreign", "full")
+def test_a_full_spool_drops_the_oldest_and_says_exactly_what(
+    line: World, foreign: pki.Issued
+) -> None:
     with Extra(line, "full", spool="max_bytes = 1_000_000") as collector:
-        collector.take_keys_of(foreign.cert.parent, "full")
+        collector.use(foreign)
         collector.start()
         octets, rounds = 0, 0
         while collector.metric("batches_total", fate="batches-dropped") < 2.0:
@@ -132,11 +138,9 @@ def test_a_full_spool_drops_the_oldest_and_says_exactly_what(line: World, tmp_pa
         ) == [{"n": 1}]
 
 
-def test_a_batch_damaged_on_disk_is_set_aside_and_told(line: World, tmp_path: Path) -> None:
-    pki.init(tmp_path / "foreign", ["127.0.0.1"])
-    foreign = pki.issue(tmp_path / "foreign", "damaged")
+def test_a_batch_damaged_on_disk_is_set_aside_and_told(line: World, foreign: pki.Issued) -> None:
     with Extra(line, "damaged") as collector:
-        collector.take_keys_of(foreign.cert.parent, "damaged")
+        collector.use(foreign)
         collector.start()
         first = burst(line, [HOME], times=11)
         wait_for("two windows", lambda: collector.metric("spool_batches") >= 3.0)
