@@ -18,11 +18,9 @@ from aggregator.queries import billing as bills
 from aggregator.queries import demand as demands
 from aggregator.queries import export as exports
 
-appliance = typer.Typer(
-    no_args_is_help=True, help="Run the appliance; enrol and revoke collectors."
-)
-billing = typer.Typer(no_args_is_help=True, help="What a subscriber used: volume, sessions, calls.")
-demand = typer.Typer(no_args_is_help=True, help="Busy hours by area, without any subscriber.")
+appliance = typer.Typer(no_args_is_help=True, add_completion=False)
+billing = typer.Typer(no_args_is_help=True, add_completion=False)
+demand = typer.Typer(no_args_is_help=True, add_completion=False)
 
 ConfigPath = Annotated[
     Path, typer.Option("--config", "-c", envvar="TALLYHOLD_CONFIG", help="TOML file to use.")

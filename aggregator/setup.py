@@ -2,34 +2,36 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 
 from aggregator import pki
-from aggregator.config import Config, ConfigError, load
+from aggregator.config import Config, ConfigError, load, parse
 
 _TEMPLATE = """\
 # Written by `tallyhold appliance init`. `tallyhold appliance check-config --dump` shows every key.
 [server]
-listen = "{listen}"
+listen = {listen}
 
 [tls]
-ca = "{pki}/ca.crt"
-cert = "{pki}/server.crt"
-key = "{pki}/server.key"
-crl = "{pki}/crl.pem"
+ca = {ca}
+cert = {cert}
+key = {key}
+crl = {crl}
 
 [engine]
 kind = "bundled"
-data = "{folder}/engine"
+data = {data}
 port = {engine_port}
 
 [metrics]
-listen = "{metrics}"
+listen = {metrics}
 
 [audit]
-folder = "{folder}/audit"
+folder = {audit}
 
 # Areas for demand figures: name = [prefixes]. What is in none counts as "unassigned".
 [areas]
@@ -54,21 +56,33 @@ def initialise(
         if path.exists():
             lines.append(f"kept {path}")
         else:
-            text = _TEMPLATE.format(
-                folder=folder,
-                pki=folder / "pki",
-                listen=listen,
-                metrics=metrics,
-                engine_port=engine_port,
-            )
+            text = _text(folder, listen, metrics, engine_port)
+            parse(tomllib.loads(text), path)  # nothing is written that could not be used
             path.write_text(text, encoding="utf-8")
             lines.append(f"wrote {path}")
         load(path)
     except (pki.PkiError, ConfigError, ValueError) as error:
         raise SetupError(str(error)) from None
     except OSError as error:
-        raise SetupError(f"{error.filename}: {error.strerror}") from None
+        raise SetupError(f"{error.filename or folder}: {error.strerror}") from None
     return path, lines
+
+
+def _text(folder: Path, listen: str, metrics: str, engine_port: int) -> str:
+    keys = folder / "pki"
+    values = {
+        "listen": listen,
+        "metrics": metrics,
+        "ca": keys / "ca.crt",
+        "cert": keys / "server.crt",
+        "key": keys / "server.key",
+        "crl": keys / "crl.pem",
+        "data": folder / "engine",
+        "audit": folder / "audit",
+    }
+    # A JSON string is a TOML string, whatever characters a path has (TOML v1.0.0, Strings).
+    quoted = {name: json.dumps(str(value), ensure_ascii=False) for name, value in values.items()}
+    return _TEMPLATE.format(engine_port=int(engine_port), **quoted)
 
 
 def enrol(config: Config, collector: str, output: Path) -> list[Path]:
@@ -82,12 +96,13 @@ def enrol(config: Config, collector: str, output: Path) -> list[Path]:
             output / f"{collector}.key": issued.key,
         }
         for to, source in wanted.items():
-            to.touch(mode=0o600)
+            to.unlink(missing_ok=True)  # its mode may be wider than a key's
+            to.touch(mode=0o600, exist_ok=False)
             shutil.copyfile(source, to)
     except pki.PkiError as error:
         raise SetupError(str(error)) from None
     except OSError as error:
-        raise SetupError(f"{error.filename}: {error.strerror}") from None
+        raise SetupError(f"{error.filename or output}: {error.strerror}") from None
     return list(wanted)
 
 
@@ -99,6 +114,8 @@ def revoke(config: Config, collector: str) -> int:
         return pki.revoke(authority(config), collector)
     except pki.PkiError as error:
         raise SetupError(str(error)) from None
+    except OSError as error:
+        raise SetupError(f"{error.filename or config.tls.crl}: {error.strerror}") from None
 
 
 def authority(config: Config) -> Path:

@@ -32,6 +32,9 @@ class Counters:
         self._sets = SetReader(config.ipv6_prefix_len, now)
         self._checked_ns = 0
         self._trouble = ""
+        self._outside: tuple[str, int] | None = None
+        self.counts: dict[str, int] = {"seen": 0, "ignored": 0}
+        """Bytes of access traffic outside the prefixes in this run, all of them ignored by rule."""
 
     def start(self, volume: Volume, restart: bool) -> None:
         """Bring the table in, or find it, and read it once; `restart`: `volume` was restored.
@@ -44,7 +47,7 @@ class Counters:
             volume.observe(installed.final, restart=restart)
         if installed.action in ("created", "replaced"):
             volume.begin(installed.generation, installed.ts_ns)
-        volume.observe(self._sets.read_sets(), restart=restart)
+        volume.observe(self._count_outside(self._sets.read_sets()), restart=restart)
         log.info("table inet tally: %s", installed.action)
 
     def check(self, volume: Volume) -> list[Loss]:
@@ -64,7 +67,7 @@ class Counters:
     def read(self, volume: Volume) -> list[Loss]:
         """Read everything. Where there is no table, make one; tells a window without a table."""
         try:
-            volume.observe(self._sets.read_sets())
+            volume.observe(self._count_outside(self._sets.read_sets()))
             return []
         except TableMissing:
             since_ns = self._checked_ns
@@ -109,6 +112,17 @@ class Counters:
             return events, []
         now = self._now()
         return events, [Loss(now, now + 1, "volume", "unsplit", unread, "events", ("usage",))]
+
+    def _count_outside(self, reading: Reading) -> Reading:
+        """Counts what grew since the last reading; what is older than this run was told before."""
+        total = reading.outside_bytes
+        if self._outside is not None:
+            generation, before = self._outside
+            grown = max(total - before, 0) if generation == reading.generation else total
+            self.counts["seen"] += grown
+            self.counts["ignored"] += grown
+        self._outside = reading.generation, total
+        return reading
 
     def _metered(self, address: bytes) -> int:
         return 128 if address[:12] == MAPPED else self._config.ipv6_prefix_len

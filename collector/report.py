@@ -38,7 +38,7 @@ def publish(collector: Collector) -> None:
                 "spool_pending_rows": spool["pending_rows"],
                 "spool_fill_ratio": collector.spool.fill_ratio,
                 "set_fill_ratio": fill,
-                "uplink_up": float(uplink.state in ("idle", "sending")),
+                "uplink_up": float(uplink.state != "stopped" and not uplink.last_error),
                 "uplink_last_receipt_timestamp_seconds": uplink.last_success_ns / 1e9,
                 "window_end_timestamp_seconds": collector.window.start_ns / 1e9,
                 "sessions_open": collector.trackers.sessions.open_sessions,
@@ -81,5 +81,6 @@ def stages(collector: Collector) -> dict[str, dict[str, int]]:
         "decode": equation(collector.decoder.counts),
         **{name: equation(counts) for name, counts in collector.observer.counts.items()},
         **collector.trackers.stages(),
+        "outside-bytes": equation(collector.counters.counts),
         "window-rows": equation(collector.window.counts),
     }

@@ -11,12 +11,17 @@ from __future__ import annotations
 import logging
 import ssl
 import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar, Final
 
 from cryptography import x509
 
 log = logging.getLogger(__name__)
+
+REPEAT_S: Final = 60.0
+"""A collector tries again at least once a minute; a port scan must not fill the log."""
 
 
 class TlsError(RuntimeError):
@@ -32,6 +37,42 @@ class TlsFiles:
     cert: Path
     key: Path
     crl: Path | None = None
+
+
+class Telling(ssl.SSLObject):
+    """A handshake that tells its peer why it fails, and the log once a minute for each reason.
+
+    OpenSSL writes the alert into its buffer and raises; asyncio then closes without sending it, so
+    a collector would see a closed connection and nobody would know of whose certificate. Here the
+    error waits until asyncio has sent the buffer, which "wants more to read" makes it do.
+    """
+
+    _failure: ssl.SSLError | None = None
+    _told: ClassVar[dict[str, float]] = {}
+    """When each reason was logged; OpenSSL has a few hundred, and only it names them."""
+
+    def do_handshake(self) -> None:
+        """One step of the handshake; see the class."""
+        if self._failure is not None:
+            raise self._failure
+        try:
+            super().do_handshake()
+        except (ssl.SSLWantReadError, ssl.SSLSyscallError):
+            raise
+        except ssl.SSLError as error:
+            self._failure = error
+            self._tell(getattr(error, "verify_message", "") or error.reason or "no reason given")
+            raise ssl.SSLWantReadError from error
+
+    def _tell(self, reason: str) -> None:
+        now = time.monotonic()
+        if now - self._told.get(reason, -REPEAT_S) >= REPEAT_S:
+            self._told[reason] = now
+            log.warning(
+                "a client was refused in its TLS handshake: %s; if it is a collector, enrol it"
+                " again (tallyhold appliance enrol)",
+                reason,
+            )
 
 
 class TlsGate:
@@ -85,6 +126,7 @@ class TlsGate:
         context.options |= ssl.OP_NO_TICKET | ssl.OP_NO_RENEGOTIATION
         context.num_tickets = 0
         context.verify_mode = ssl.CERT_REQUIRED
+        context.sslobject_class = Telling
         try:
             context.load_cert_chain(files.cert, files.key)
         except (OSError, ssl.SSLError) as error:

@@ -70,7 +70,7 @@ class AuditFile:
 
     def _make_key(self, path: Path) -> None:
         """Make the key, whole or not at all; of two who try at once the first one's counts."""
-        temporary = path.with_name(f"{path.name}.{os.getpid()}")
+        temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
         handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         try:
             os.write(handle, secrets.token_bytes(_KEY_BYTES))

@@ -55,11 +55,15 @@ def export(
 ) -> Iterator[Row]:
     """One row for each subscriber with a session, usage or a call in the period, in byte order.
 
-    The rows have EXPORT_COLUMNS. The look-up is recorded before the first row is given.
-    `progress` is told (done, total) subscribers.
+    The rows have EXPORT_COLUMNS. The look-up is recorded by the call itself, before any row is
+    asked for. `progress` is told (done, total) subscribers.
     """
     audit.looked_up(f"billing export {period.text}", "", reference)
-    losses = Losses(client, period, now_us)
+    return _rows(client, Losses(client, period, now_us), progress)
+
+
+def _rows(client: Reader, losses: Losses, progress: Callable[[int, int], None]) -> Iterator[Row]:
+    period = losses.period
     late = _Late(client, period)
     names = _subscribers(client, losses, late)
     progress(0, len(names))

@@ -22,6 +22,10 @@ from collector.wire.records import CALL_INTERRUPTED, record_id
 _ANSWERED: Final = frozenset((State.ANSWERED, State.UNCONFIRMED, State.CONFIRMED))
 
 
+MAX_INTERRUPTS: Final = 64
+"""Interruptions that wait for their time: they come once a second and wait a fifth of one."""
+
+
 class CallTable:
     """Legs by number and by Call-ID; `counts` is the tracker's and added to."""
 
@@ -37,8 +41,7 @@ class CallTable:
         self._loose: OrderedDict[int, None] = OrderedDict()
         self._timers: list[tuple[int, int]] = []
         self._number = 0
-        self._restart_ns = 0
-        self._unmarked = False
+        self._interrupts: list[int] = []
 
     @property
     def open_legs(self) -> int:
@@ -49,11 +52,12 @@ class CallTable:
         """The legs with that Call-ID, oldest first."""
         return [self._legs[number] for number in self._by_call.get(call_id, [])]
 
-    def interrupt(self) -> None:
-        """Marks every call open now as one that may lack a message."""
-        for leg in self._legs.values():
-            if leg.state is not State.ENDED:
-                leg.flags |= CALL_INTERRUPTED
+    def interrupt(self, at_ns: int) -> None:
+        """Marks every call open at that time as one that may lack a message, once time is there."""
+        if len(self._interrupts) >= MAX_INTERRUPTS:
+            self._flag()  # too many calls rather than too few
+        else:
+            heapq.heappush(self._interrupts, at_ns)
 
     def new(self, event: SipEvent, side: Prefix, direction: str) -> Leg | None:
         """A leg in the table; None, and a loss, where there is no room."""
@@ -133,7 +137,13 @@ class CallTable:
             heapq.heappush(self._timers, (due, leg.number))
 
     def advance(self, now_ns: int) -> None:
-        """Runs the timers that are due, in order of their time."""
+        """Runs the timers and interruptions that are due, in order of their time."""
+        while self._interrupts and self._interrupts[0] <= now_ns:
+            self._run_timers(heapq.heappop(self._interrupts))
+            self._flag()
+        self._run_timers(now_ns)
+
+    def _run_timers(self, now_ns: int) -> None:
         while self._timers and self._timers[0][0] <= now_ns:
             due, number = heapq.heappop(self._timers)
             leg = self._legs.get(number)
@@ -147,15 +157,13 @@ class CallTable:
             else:
                 leg.step(Input.TIMER, None, due)
                 self.settle(leg, due)
-        self._mark(now_ns)
+
+    def _flag(self) -> None:
+        for leg in self._legs.values():
+            if leg.state is not State.ENDED:
+                leg.flags |= CALL_INTERRUPTED
 
     # Restart
-
-    def _mark(self, at_ns: int) -> None:
-        """Flags what is open when the first time after the restart comes, once."""
-        if self._unmarked and at_ns >= self._restart_ns:
-            self._unmarked = False
-            self.interrupt()
 
     def snapshot(self) -> dict[str, object]:
         """JSON-able state without the rows, which are the tracker's."""
@@ -163,6 +171,7 @@ class CallTable:
             "legs": [leg.to_json() for leg in self._legs.values()],
             "loose": list(self._loose),
             "number": self._number,
+            "interrupts": sorted(self._interrupts),
         }
 
     def restore(self, state: dict[str, Any], now_ns: int) -> None:
@@ -175,4 +184,4 @@ class CallTable:
             self._by_call.setdefault(leg.call_id, []).append(leg.number)
             self.arm(leg)
         self._loose = OrderedDict.fromkeys(state["loose"])
-        self._restart_ns, self._unmarked = now_ns, True
+        self._interrupts = sorted([*state.get("interrupts", []), now_ns])

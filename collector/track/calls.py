@@ -60,9 +60,10 @@ class Calls:
         self._drain(now_ns)
         self._table.advance(now_ns - self.config.reorder_ns)
 
-    def interrupt(self) -> None:
-        """Packets were lost: every call open now may lack a message, and is marked."""
-        self._table.interrupt()
+    def interrupt(self, at_ns: int) -> None:
+        """Packets were lost until then: every call open at that time may lack a message, and is
+        marked once nothing earlier can still come."""
+        self._table.interrupt(at_ns)
 
     def take(self, start_ns: int, end_ns: int, now_ns: int) -> dict[str, Columns]:
         """Rows of calls whose end became known before `end_ns` that no earlier call returned."""

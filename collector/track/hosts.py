@@ -34,6 +34,7 @@ from collector.track.answers import Answers, AnswersConfig
 from collector.track.host_events import HostSeen, Resolution
 from collector.track.inside import Prefixes
 from collector.track.ranges import Ranges
+from collector.track.stage_counts import ignore, stage
 from collector.track.visit_flows import KEY, NEVER, NO_DELTAS, VisitFlow, visit_flows
 from collector.track.visit_names import UNJOINED, Name, claim, repeated
 from collector.track.visit_rows import VisitRows
@@ -97,8 +98,7 @@ class Hosts:
         self._evicted = 0
         self._losses: list[Loss] = []
         self.counts: dict[str, Counter[str]] = {
-            table: Counter(seen=0, recorded=0, ignored=0, lost=0, open=0, evicted=0)
-            for table in ("names", "answers", "flows")
+            table: stage("open", "evicted") for table in ("names", "answers", "flows")
         }
 
     def seen(self, event: HostSeen) -> None:
@@ -106,7 +106,7 @@ class Hosts:
         counts = self.counts["names"]
         counts["seen"] += 1
         if event.client not in self._ranges:
-            _ignore(counts, "outsider")
+            ignore(counts, "outsider")
             return
         key = KEY.pack(
             event.client, event.server, event.protocol, event.client_port, event.server_port
@@ -114,7 +114,7 @@ class Hosts:
         names = self._names.pop(key, [])
         self._names[key] = names
         if repeated(names, event):
-            _ignore(counts, "repeat")
+            ignore(counts, "repeat")
             return
         if len(names) >= MAX_NAMES_PER_FLOW:
             self._evict([names.pop(0)])
@@ -127,9 +127,9 @@ class Hosts:
         counts = self.counts["answers"]
         counts["seen"] += 1
         if event.client not in self._ranges:
-            _ignore(counts, "outsider")
+            ignore(counts, "outsider")
         elif not event.addresses:
-            _ignore(counts, "no-address")
+            ignore(counts, "no-address")
         else:
             self._answers.add(event)
             counts["recorded"] += 1
@@ -151,7 +151,7 @@ class Hosts:
         self.counts["names"]["open"] -= rows.handshakes
         self.counts["flows"]["recorded"] += rows.deltas
         self.counts["flows"]["bytes.named"] += rows.volume
-        _ignore(self.counts["flows"], "idle", rows.idle_deltas)
+        ignore(self.counts["flows"], "idle", rows.idle_deltas)
         self._answers.expire(start_ns - self._config.answer_life_ns)
         self._report(start_ns, end_ns)
         self._taken_ns = end_ns
@@ -215,9 +215,9 @@ class Hosts:
         portless = ~outsider & np.isin(deltas["protocol"], _PORTLESS)
         resolver = np.isin(deltas["server_port"], self._config.resolver_ports)
         resolver &= ~outsider & ~portless
-        _ignore(counts, "outsider", int(outsider.sum()))
-        _ignore(counts, "no-ports", int(portless.sum()))
-        _ignore(counts, "resolver", int(resolver.sum()))
+        ignore(counts, "outsider", int(outsider.sum()))
+        ignore(counts, "no-ports", int(portless.sum()))
+        ignore(counts, "resolver", int(resolver.sum()))
         return deltas[~(outsider | portless | resolver)]
 
     def _join(self, deltas: NDArray[Any], rows: VisitRows) -> None:
@@ -232,7 +232,7 @@ class Hosts:
                 carried = 0, 0, 0
             if not names:
                 rule = "inbound" if flow.inbound else "nameless"
-                _ignore(counts, rule, flow.deltas)
+                ignore(counts, rule, flow.deltas)
                 counts[f"bytes.{rule}"] += flow.up_bytes + flow.down_bytes
         self._bound()
 
@@ -283,9 +283,3 @@ class Hosts:
                 )
         self.counts["answers"]["evicted"] += self._answers.evicted
         self._evicted = self._answers.evicted = 0
-
-
-def _ignore(counts: Counter[str], rule: str, amount: int = 1) -> None:
-    if amount:
-        counts["ignored"] += amount
-        counts[f"ignored.{rule}"] += amount

@@ -7,54 +7,30 @@ RADIUS on an access interface is never read: a subscriber could forge the accoun
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final, Literal, Protocol
+from typing import Final, Literal
 
-from collector.parse import dns, http, ip, link, radius, sip, tls
-from collector.parse.ip import SYN, TCP, UDP, Fragment, Packet
+from collector.parse import dns, ip, link, radius, sip, tls
+from collector.parse.ip import TCP, UDP, Fragment, Packet
 from collector.parse.link import Frame
-from collector.parse.quic import QuicInitials
 from collector.parse.radius import Accounting, AccountingAck
-from collector.parse.reader import Incomplete, ParseError
+from collector.parse.reader import ParseError
 from collector.parse.sip import SipEvent
+from collector.track.followers import DnsFramer, Follower
 from collector.track.fragments import FragmentTable
-from collector.track.hosts import HostSeen, Resolution
-from collector.track.reassembly import StreamTable, flow_key
+from collector.track.host_events import HostSeen, Resolution
+from collector.track.host_reader import HostReader
+from collector.track.ports import Ports
+from collector.track.stage_counts import ignore, malformed, stage
 from collector.wire.loss import Loss
+
+__all__ = ["Event", "Observer", "ObserverConfig", "Ports", "Role"]
 
 Event = HostSeen | Resolution | Accounting | AccountingAck | SipEvent
 Role = Literal["access", "control"]
-Counts = dict[str, int]
 
-MAX_PORTS: Final = 16
-"""Ports a protocol: the capture filter tests them one by one."""
-MAX_FOLLOWED: Final = 2_048
-"""TCP connections followed for each of DNS and SIP; each may hold a message of 64 KiB, 128 MiB in
-all at the worst. The one heard least recently goes; that matters only in mid-message."""
-MAX_AHEAD: Final = 16
-MAX_AHEAD_BYTES: Final = 65_536
-"""Segments, and their bytes, that wait for one before them; more mean it was lost."""
-FOLLOW_IDLE_NS: Final = 900 * 1_000_000_000
-"""Silence after which a connection is forgotten. SIP over TCP is kept alive every two minutes (RFC
-5626 section 4.4.1)."""
-
-MAX_JUMP: Final = 4 * 1024 * 1024
-"""A sequence number further off belongs to a new connection on the same ports."""
-
-_HANDSHAKE: Final = 0x16
-_STAGES: Final = (
-    "frames",
-    "packets",
-    "dns",
-    "tls",
-    "http",
-    "quic",
-    "radius",
-    "sip",
-    "dhcp",
-)
+_STAGES: Final = ("frames", "packets", "dns", "radius", "sip", "dhcp")
 _LOSSES: Final = (
     ("fragments", "fragment-incomplete", "packets", ("visit", "call", "session", "binding")),
     ("streams", "stream-incomplete", "packets", ("visit",)),
@@ -63,33 +39,6 @@ _LOSSES: Final = (
     ("sip", "sip-cut", "events", ("call",)),
 )
 """Stage, reason, unit and record classes of each loss. A cut message stands for its segments."""
-
-_WRAP: Final = 1 << 32
-_HALF: Final = 1 << 31
-
-
-@dataclass(frozen=True, slots=True)
-class Ports:
-    """Ports on which each protocol is looked for; an empty tuple switches it off.
-
-    Raises ValueError for more than MAX_PORTS of a protocol, or for what is no port.
-    """
-
-    dns: tuple[int, ...] = (53,)
-    tls: tuple[int, ...] = (443,)
-    http: tuple[int, ...] = (80,)
-    quic: tuple[int, ...] = (443,)
-    radius: tuple[int, ...] = (1812, 1813)
-    sip: tuple[int, ...] = (5060,)
-    dhcp: tuple[int, ...] = (67, 68, 546, 547)
-
-    def __post_init__(self) -> None:
-        for name in ("dns", "tls", "http", "quic", "radius", "sip", "dhcp"):
-            ports = getattr(self, name)
-            if len(ports) > MAX_PORTS:
-                raise ValueError(f"{name}: {len(ports)} ports, at most {MAX_PORTS}")
-            if any(not 0 < port < 65_536 for port in ports):
-                raise ValueError(f"{name}: ports are 1 to 65535")
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,13 +62,11 @@ class Observer:
         self._secrets = config.secrets
         self._roles = dict(config.roles)
         self._fragments = FragmentTable()
-        self._streams = StreamTable()
-        self._initials = QuicInitials()
-        self._dns_tcp = _Follower(_DnsFramer)
-        self._sip_tcp = _Follower(sip.Framer)
-        self._stages: dict[str, Counter[str]] = {
-            name: Counter(seen=0, recorded=0, ignored=0, lost=0, malformed=0) for name in _STAGES
-        }
+        self._hosts = HostReader()
+        self._dns_tcp = Follower(DnsFramer)
+        self._sip_tcp = Follower(sip.Framer)
+        own = {name: stage("malformed") for name in _STAGES}
+        self._stages = {**own, **self._hosts.stages}
         self._told: dict[str, int] = {}
         self._told_ns = 0
 
@@ -136,8 +83,8 @@ class Observer:
         return {
             **{name: {**counts, "open": 0} for name, counts in self._stages.items()},
             "fragments": {**self._fragments.counts, "open": self._fragments.open},
-            "streams": {**self._streams.counts, "open": self._streams.open},
-            "initials": {**self._initials.counts, "open": self._initials.open},
+            "streams": {**self._hosts.streams.counts, "open": self._hosts.streams.open},
+            "initials": {**self._hosts.initials.counts, "open": self._hosts.initials.open},
             "dns-segments": {**self._dns_tcp.counts, "open": self._dns_tcp.open},
             "sip-segments": {**self._sip_tcp.counts, "open": self._sip_tcp.open},
         }
@@ -156,16 +103,16 @@ class Observer:
         counts["seen"] += 1
         roles = self._roles.get(frame.interface)
         if roles is None:
-            _ignore(counts, "interface")
+            ignore(counts, "interface")
             return []
         try:
             found = link.unwrap(frame.data, frame.linktype)
             packet = ip.parse(frame.ts_ns, *found) if found else None
         except ParseError:
-            _malformed(counts)
+            malformed(counts)
             return []
         if packet is None:
-            _ignore(counts, "not-ip")
+            ignore(counts, "not-ip")
             return []
         counts["recorded"] += 1
         if isinstance(packet, Fragment):
@@ -186,13 +133,13 @@ class Observer:
         """What was given up half-way since the last call."""
         counts = self.counts
         found = []
-        for stage, reason, unit, classes in _LOSSES:
-            lost = counts[stage]["lost"]
-            if lost > self._told.get(stage, 0):
-                amount = lost - self._told.get(stage, 0)
+        for name, reason, unit, classes in _LOSSES:
+            lost = counts[name]["lost"]
+            if lost > self._told.get(name, 0):
+                amount = lost - self._told.get(name, 0)
                 since = self._told_ns or now_ns
                 found.append(Loss(since, now_ns, "track", reason, amount, unit, classes))
-                self._told[stage] = lost
+                self._told[name] = lost
         self._told_ns = now_ns
         return found
 
@@ -208,10 +155,10 @@ class Observer:
             if access and sport in ports.dns:
                 return self._dns(packet, packet.payload)
             if access and dport in ports.quic:
-                return self._quic(packet)
+                return [*self._hosts.quic(packet)]
             if access and dport in ports.dhcp:
                 self._stages["dhcp"]["seen"] += 1
-                _ignore(self._stages["dhcp"], "unread")
+                ignore(self._stages["dhcp"], "unread")
                 return []
             if "control" in roles and (sport in ports.radius or dport in ports.radius):
                 return self._radius(packet)
@@ -219,15 +166,15 @@ class Observer:
                 return self._sip(packet, packet.payload)
         elif packet.proto == TCP:
             if access and (dport in ports.tls or dport in ports.http):
-                return self._stream(packet)
+                return [*self._hosts.stream(packet)]
             if access and sport in ports.dns:
                 return self._dns_segment(packet)
             if sport in ports.sip or dport in ports.sip:
                 return self._sip_segment(packet)
             if access and ports.tls and tls.looks_like_client_hello(packet.payload):
-                return self._elsewhere(packet)
+                return [*self._hosts.elsewhere(packet)]
         counts["recorded"] -= 1
-        _ignore(counts, "no-route")
+        ignore(counts, "no-route")
         return []
 
     def _dns(self, packet: Packet, message: bytes) -> list[Event]:
@@ -236,10 +183,10 @@ class Observer:
         try:
             answer = dns.parse_answer(message)
         except ParseError:
-            _malformed(counts)
+            malformed(counts)
             return []
         if answer is None:
-            _ignore(counts, "no-answer")
+            ignore(counts, "no-answer")
             return []
         counts["recorded"] += 1
         return [Resolution(packet.ts_ns, packet.dst, packet.src, answer.host, answer.addresses)]
@@ -263,10 +210,10 @@ class Observer:
                 packet.proto,
             )
         except ParseError:
-            _malformed(counts)
+            malformed(counts)
             return []
         if event is None:
-            _ignore(counts, "not-sip")
+            ignore(counts, "not-sip")
             return []
         counts["recorded"] += 1
         return [event]
@@ -275,7 +222,7 @@ class Observer:
         if tls.looks_like_client_hello(packet.payload):
             # Encrypted signalling is counted, so that it is not mistaken for no calls.
             self._stages["sip"]["seen"] += 1
-            _ignore(self._stages["sip"], "blind")
+            ignore(self._stages["sip"], "blind")
             return []
         messages, broken = self._sip_tcp.feed(packet)
         self._broken("sip", broken)
@@ -292,247 +239,10 @@ class Observer:
         try:
             event = radius.parse(packet, self._secrets)
         except ParseError:
-            _malformed(counts)
+            malformed(counts)
             return []
         if event is None:
-            _ignore(counts, "other-code")
+            ignore(counts, "other-code")
             return []
         counts["recorded"] += 1
         return [event]
-
-    def _quic(self, packet: Packet) -> list[Event]:
-        try:
-            hello = self._initials.datagram(packet)
-        except ParseError:
-            return []  # counted by the table
-        if hello is None:
-            return []
-        self._stages["quic"]["seen"] += 1
-        return self._name(packet, "quic", hello.host, hello.ech)
-
-    def _stream(self, packet: Packet) -> list[Event]:
-        """A segment towards a port of TLS or HTTP; which of them it is the first byte says."""
-        stream = self._streams.feed(packet, packet.ts_ns)
-        if stream is None:
-            return []
-        evidence: Literal["tls", "http"] = "tls" if stream[0] == _HANDSHAKE else "http"
-        key = flow_key(packet)
-        host, ech = "", False
-        try:
-            if evidence == "tls":
-                hello = tls.parse_client_hello(stream)
-                if isinstance(hello, Incomplete):
-                    self._streams.expect(key, hello.need)
-                    return []
-                host, ech = hello.host, hello.ech
-            else:
-                head = http.parse_request_host(stream)
-                if isinstance(head, Incomplete):
-                    self._streams.expect(key, head.need)
-                    return []
-                host = head
-        except ParseError:
-            self._streams.finish(key)
-            self._stages[evidence]["seen"] += 1
-            _malformed(self._stages[evidence])
-            return []
-        self._streams.finish(key)
-        self._stages[evidence]["seen"] += 1
-        return self._name(packet, evidence, host, ech)
-
-    def _elsewhere(self, packet: Packet) -> list[Event]:
-        """A ClientHello to a port that is not listed. The filter passes no tail there, so only one
-        that is whole can be read."""
-        counts = self._stages["tls"]
-        counts["seen"] += 1
-        try:
-            hello = tls.parse_client_hello(packet.payload)
-        except ParseError:
-            _malformed(counts)
-            return []
-        if isinstance(hello, Incomplete):
-            _ignore(counts, "unlisted-port")
-            return []
-        return self._name(packet, "tls", hello.host, hello.ech)
-
-    def _name(
-        self, packet: Packet, evidence: Literal["tls", "quic", "http"], host: str, ech: bool
-    ) -> list[Event]:
-        """The event of a name, where there is one; the stage has it as seen."""
-        counts = self._stages[evidence]
-        if not host:
-            _ignore(counts, "no-name")
-            return []
-        counts["recorded"] += 1
-        return [
-            HostSeen(
-                packet.ts_ns,
-                evidence,
-                packet.src,
-                packet.dst,
-                packet.proto,
-                packet.sport,
-                packet.dport,
-                host,
-                ech,
-            )
-        ]
-
-
-class _Framer(Protocol):
-    """Cuts contiguous bytes into messages; `skipped` counts bytes that made none."""
-
-    skipped: int
-
-    def feed(self, data: bytes) -> list[bytes]: ...
-
-    def gap(self) -> None: ...
-
-
-class _DnsFramer:
-    """DNS over TCP (RFC 7766 section 8). After a gap the next segment is taken to begin a message,
-    as servers write one at a time; where it does not, its bytes are skipped."""
-
-    __slots__ = ("_rest", "skipped")
-
-    def __init__(self) -> None:
-        self._rest = b""
-        self.skipped = 0
-
-    def feed(self, data: bytes) -> list[bytes]:
-        """The messages that are whole."""
-        out: list[bytes] = []
-        self._rest += data
-        try:
-            while True:
-                messages, self._rest = dns.split_tcp(self._rest)
-                if not messages:
-                    return out
-                out += messages
-        except ParseError:
-            self.gap()
-        return out
-
-    def gap(self) -> None:
-        """Bytes are missing here."""
-        self.skipped += len(self._rest)
-        self._rest = b""
-
-
-@dataclass(slots=True)
-class _Connection:
-    """One direction: the next sequence number and the segments that came ahead of it."""
-
-    next_seq: int
-    heard_ns: int
-    framer: _Framer
-    ahead: dict[int, bytes] = field(default_factory=dict)
-
-
-class _Follower:
-    """Follows whole connections, picked up anywhere, each way on its own.
-
-    `counts` are of segments: recorded ones reached the framer, lost ones were held when the
-    connection was given up; a gap before them shows in the messages it broke.
-    """
-
-    def __init__(self, framer: Callable[[], _Framer]) -> None:
-        self._framer = framer
-        self._table: dict[tuple[bytes, bytes, int, int], _Connection] = {}
-        self.counts = dict.fromkeys(("seen", "recorded", "ignored", "lost", "gaps", "evicted"), 0)
-
-    @property
-    def open(self) -> int:
-        """Segments that wait for one before them."""
-        return sum(len(connection.ahead) for connection in self._table.values())
-
-    def feed(self, packet: Packet) -> tuple[list[bytes], int]:
-        """The messages a segment completes, and how many were broken on the way."""
-        self.counts["seen"] += 1
-        key = flow_key(packet)
-        connection = self._table.pop(key, None)
-        seq = (packet.seq + bool(packet.flags & SYN)) % _WRAP
-        fresh = connection is None or bool(packet.flags & SYN)
-        broken = 0
-        if connection is None or fresh:
-            if connection is not None:
-                broken = self._give_up(connection)
-            connection = _Connection(seq, packet.ts_ns, self._framer())
-        elif _ahead(seq, connection.next_seq) not in range(-MAX_JUMP, MAX_JUMP):
-            broken = self._give_up(connection)
-            connection = _Connection(seq, packet.ts_ns, self._framer())
-        self._table[key] = connection
-        connection.heard_ns = packet.ts_ns
-        if len(self._table) > MAX_FOLLOWED:
-            self.counts["evicted"] += 1
-            broken += self._give_up(self._table.pop(next(iter(self._table))))
-        if not packet.payload or not self._hold(connection, seq, packet.payload):
-            self.counts["ignored"] += 1
-            return [], broken
-        before = connection.framer.skipped
-        messages = self._drain(connection)
-        return messages, broken + (connection.framer.skipped > before)
-
-    def expire(self, now_ns: int) -> None:
-        """Forgets silent connections; the table is in order of last sight."""
-        while self._table:
-            key, connection = next(iter(self._table.items()))
-            if now_ns - connection.heard_ns <= FOLLOW_IDLE_NS:
-                return
-            del self._table[key]
-            self._give_up(connection)
-
-    def _give_up(self, connection: _Connection) -> int:
-        """Counts what a connection held; 1 if that was part of a message, else 0."""
-        self.counts["lost"] += len(connection.ahead)
-        before = connection.framer.skipped
-        connection.framer.gap()
-        return int(bool(connection.ahead) or connection.framer.skipped > before)
-
-    def _hold(self, connection: _Connection, seq: int, payload: bytes) -> bool:
-        """Keeps what a segment has of new bytes; whether it had any."""
-        behind = -_ahead(seq, connection.next_seq)
-        if behind > 0:
-            seq, payload = connection.next_seq, payload[behind:]
-        held = connection.ahead.get(seq, b"")
-        if len(held) >= len(payload):
-            return False
-        connection.ahead[seq] = payload
-        # The shorter copy in its place is a repeat.
-        self.counts["ignored"] += bool(held)
-        return True
-
-    def _drain(self, connection: _Connection) -> list[bytes]:
-        """Gives the framer what is contiguous; past a gap when too much waits behind it."""
-        messages: list[bytes] = []
-        while connection.ahead:
-            seq = min(connection.ahead, key=lambda at: _ahead(at, connection.next_seq))
-            distance = _ahead(seq, connection.next_seq)
-            if distance > 0:
-                held = sum(map(len, connection.ahead.values()))
-                if len(connection.ahead) <= MAX_AHEAD and held <= MAX_AHEAD_BYTES:
-                    break
-                self.counts["gaps"] += 1
-                connection.framer.gap()
-                connection.next_seq = seq
-                continue
-            data = connection.ahead.pop(seq)[-distance:]
-            self.counts["recorded" if data else "ignored"] += 1
-            connection.next_seq = (connection.next_seq + len(data)) % _WRAP
-            messages += connection.framer.feed(data)
-        return messages
-
-
-def _ahead(seq: int, reference: int) -> int:
-    """How far a sequence number is ahead of another, negative behind (RFC 9293 section 3.4)."""
-    return (seq - reference + _HALF) % _WRAP - _HALF
-
-
-def _ignore(counts: Counter[str], rule: str) -> None:
-    counts["ignored"] += 1
-    counts[f"ignored.{rule}"] += 1
-
-
-def _malformed(counts: Counter[str]) -> None:
-    counts["malformed"] += 1
-    _ignore(counts, "malformed")

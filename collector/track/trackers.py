@@ -89,8 +89,7 @@ class Trackers:
                 reading, address, prefix_len = reading_of(payload)
                 self.volume.split_prefix(reading, address, prefix_len)
             case "interrupt":
-                self.calls.tick(payload["ts_ns"])  # what waits for order was open then, too
-                self.calls.interrupt()
+                self.calls.interrupt(int(payload["ts_ns"]))
             case "alive":
                 pass
             case _:

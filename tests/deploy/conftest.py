@@ -42,7 +42,7 @@ def settled(prometheus: Prometheus) -> bool:
     """
     prometheus.at = time.time()
     waiting = prometheus.query("tallyhold_collector_spool_pending_rows")
-    sent = prometheus.query("sum(tallyhold_collector_rows_total)")
+    sent = prometheus.query('tallyhold_collector_spool_rows_total{fate="acknowledged"}')
     stored = prometheus.query('sum(tallyhold_aggregator_rows_total{outcome=~"stored|late"})')
     return (
         [value for _, value in waiting] == [0.0]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import os
 import re
 import shutil
 import socket
@@ -16,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
 
-from tests.lab.appliance import Appliance
+from tests.lab.appliance import COMMAND, Appliance
 from tests.lab.lab import Lab
 from tests.lab.netns import Namespace, end
 from tests.lab.relay import Relay
@@ -219,6 +221,20 @@ def personal(values: Iterable[str], secrets: Iterable[str]) -> list[str]:
         if any(word in value for word in known)
         or any(shape.search(value) for shape in (_IPV4, _IPV6, _DIGITS))
     ]
+
+
+@functools.cache
+def tallyhold_help(*words: str) -> str:
+    """What `tallyhold WORDS --help` prints, wide enough that no option is cut."""
+    done = subprocess.run(
+        [*COMMAND, *words, "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=DEPLOY.parent,
+        env={**os.environ, "COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"},
+    )
+    return done.stdout
 
 
 def wait_for(what: str, ready: Callable[[], bool], timeout_s: float) -> None:

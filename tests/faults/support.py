@@ -22,7 +22,7 @@ LINES: Final = 7
 WINDOW_S: Final = 3
 CONNECTED_TOLERANCE_S: Final = 1.0
 TALK_TOLERANCE_MS: Final = 60
-WAIT_S: Final = 60.0
+WAIT_S: Final = 25.0
 
 Row = dict[str, Any]
 
@@ -129,9 +129,11 @@ def day_of(wall_s: float, lines: dict[int, tuple[Step, ...]]) -> Day:
 
 
 def sample(port: int, name: str, **labels: str) -> float:
-    """One Prometheus sample."""
+    """One Prometheus sample; 0 where nobody answers, or has no such labels yet."""
     inside = ",".join(f'{key}="{labels[key]}"' for key in sorted(labels))
-    return scrape(port).get(f"{name}{{{inside}}}" if inside else name, 0.0)
+    page = scrape(port)
+    assert not page or any(key.partition("{")[0] == name for key in page), f"{name} is not served"
+    return page.get(f"{name}{{{inside}}}" if inside else name, 0.0)
 
 
 def wait_for(what: str, ready: Callable[[], bool], timeout_s: float = WAIT_S) -> float:

@@ -114,7 +114,7 @@ def restarted(world: World) -> Restarted:
         appliance.stop_aggregator()
         clock.mark("aggregator stopped")
         time.sleep(6.0)
-        seen["batches kept"] = world.collector_metric("spool_batches")
+        seen["batches kept"] = world.collector_metric("spool_pending_batches")
         seen["uplink down"] = world.collector_metric("uplink_up")
         appliance.start_aggregator()
         clock.mark("aggregator started")
@@ -138,7 +138,7 @@ def restarted(world: World) -> Restarted:
             (28, engine_down),
         ],
     )
-    wait_for("an empty spool", lambda: world.collector_metric("spool_batches") == 0.0)
+    wait_for("an empty spool", lambda: world.collector_metric("spool_pending_batches") == 0.0)
     assert_bytes(world, truth.subscribers, before)
     seen["engine restarts"] = world.metric("engine_restarts") - restarts
     seen["retried"] = world.metric(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import struct
 import threading
 from collections.abc import Callable
 from typing import Final, TypeVar
@@ -22,6 +23,8 @@ PIECE_BYTES: Final = 65536
 MAX_CONNECTIONS: Final = 256
 """The collector keeps one connection, Prometheus a few; more means a loop somewhere."""
 READY_TIMEOUT_S: Final = 5.0
+CUT: Final = struct.pack("@ii", 1, 0)
+"""struct linger of socket(7): to close is to reset."""
 
 
 class Relay:
@@ -43,7 +46,8 @@ class Relay:
         self._target = target
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
-        self._listener: asyncio.Server | None = None
+        self._listener: socket.socket | None = None
+        self._accepting: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._hanging = False
         self._stopped = asyncio.Event()
@@ -110,22 +114,20 @@ class Relay:
             return socket.create_server((LOOPBACK, self._port), backlog=64)
 
         listener = bind() if self._listen_in is None else self._listen_in.call(bind)
+        listener.setblocking(False)
         self._port = listener.getsockname()[1]
-        loop = self._loop
-        if loop is None:
-            raise LabError("the relay is not running")
+        self._do(lambda: self._take(listener))
 
-        async def take() -> asyncio.Server:
-            return await asyncio.start_server(self._serve, sock=listener)
-
-        future = asyncio.run_coroutine_threadsafe(take(), loop)
-        self._listener = future.result(READY_TIMEOUT_S)
+    def _take(self, listener: socket.socket) -> None:
+        self._listener = listener
+        self._accepting = asyncio.ensure_future(self._accept(listener))
 
     def _cut(self, hang: bool) -> None:
         self._hanging = hang
-        if not hang and self._listener is not None:
+        if not hang and self._listener is not None and self._accepting is not None:
+            self._accepting.cancel()
             self._listener.close()
-            self._listener = None
+            self._listener = self._accepting = None
         for task in self._tasks:
             task.cancel()
 
@@ -134,36 +136,41 @@ class Relay:
         self._cut(hang=False)
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        if task is None or len(self._tasks) >= MAX_CONNECTIONS:
-            writer.transport.abort()
-            return
-        self._tasks.add(task)
+    async def _accept(self, listener: socket.socket) -> None:
+        while True:
+            near, _ = await asyncio.get_running_loop().sock_accept(listener)
+            if len(self._tasks) >= MAX_CONNECTIONS:
+                near.close()
+                continue
+            task = asyncio.ensure_future(self._serve(near))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _serve(self, near: socket.socket) -> None:
+        far = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        far.setblocking(False)
         try:
             if self._hanging:
                 await asyncio.Event().wait()
-            onward_reader, onward_writer = await asyncio.open_connection(LOOPBACK, self._target)
-            both = [copy(reader, onward_writer), copy(onward_reader, writer)]
-            ways = [asyncio.ensure_future(way) for way in both]
-            try:
-                await asyncio.gather(*ways)
-            finally:
-                for way in ways:
-                    way.cancel()
-                onward_writer.transport.abort()
+            await asyncio.get_running_loop().sock_connect(far, (LOOPBACK, self._target))
+            await asyncio.gather(copy(near, far), copy(far, near))
         except (OSError, asyncio.CancelledError):
-            # The far side is not there, broke off, or the relay was paused: cut the near side.
-            return
+            # The far side is not there, or the relay was paused: cut the near side.
+            near.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, CUT)
         finally:
-            self._tasks.discard(task)
-            writer.transport.abort()
+            near.close()
+            far.close()
 
 
-async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Carry one direction over until its end, and pass that end on."""
-    while piece := await reader.read(PIECE_BYTES):
-        writer.write(piece)
-        await writer.drain()
+async def copy(source: socket.socket, sink: socket.socket) -> None:
+    """Carry one direction over until its end or a break, and pass that end on.
+
+    Sockets and not streams: when a peer breaks off, what it said before is still to be read from
+    the socket (a TLS alert, say), while a stream forgets it. The other direction goes on alone.
+    """
+    loop = asyncio.get_running_loop()
+    with contextlib.suppress(ConnectionError):
+        while piece := await loop.sock_recv(source, PIECE_BYTES):
+            await loop.sock_sendall(sink, piece)
     with contextlib.suppress(OSError):
-        writer.write_eof()
+        sink.shutdown(socket.SHUT_WR)

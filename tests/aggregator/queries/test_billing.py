@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import pytest
 
 from aggregator.queries import billing, late
 from aggregator.queries.access import UNREPORTED
 from aggregator.queries.arithmetic import parse_period
+from aggregator.queries.export import export
+from aggregator.store.client import Client
 from tests.aggregator.queries.world import (
     DAY,
     HOUR,
@@ -27,7 +32,7 @@ pytestmark = pytest.mark.engine
 NOV, DEC = at("2026-11-01"), at("2026-12-01")
 
 
-def day_of(name: str, address: str, start: int) -> dict[str, list[dict[str, object]]]:
+def day_of(name: str, address: str, start: int) -> dict[str, list[dict[str, Any]]]:
     """A session and a binding from `start` to its midnight."""
     end = start // DAY * DAY + DAY
     return {
@@ -225,7 +230,9 @@ def test_a_session_over_midnights_is_one_session(world: World) -> None:
     start, end = at("2026-11-29T18:00"), at("2026-12-02T06:00")
     parts = [start, *(at(day) for day in ("2026-11-30", "2026-12-01", "2026-12-02")), end]
     for n, (begin, until) in enumerate(zip(parts, parts[1:], strict=False)):
-        ends = {"end_reason": "stated", "terminate_cause": 1} if until == end else {}
+        ends: dict[str, Any] = (
+            {"end_reason": "stated", "terminate_cause": 1} if until == end else {}
+        )
         row = session("long", start, until, slice_start=begin, down_octets=1000 * (n + 1), **ends)
         opened = session("long", start, 0, slice_start=begin, version=-1)
         world.send("long", until + WINDOW, session=[opened, row])
@@ -246,7 +253,7 @@ def test_a_slice_that_was_withdrawn_says_nothing(world: World) -> None:
     start, end, midnight = at("2026-11-09T20:00"), at("2026-11-09T23:50"), at("2026-11-10")
     opened = session("gone", start, 0, slice_start=midnight)
     world.send("gone", midnight + WINDOW, session=[session("gone", start, midnight), opened])
-    stated = {"end_reason": "stated", "version": 9}
+    stated: dict[str, Any] = {"end_reason": "stated", "version": 9}
     closed = session("gone", start, end, **stated)
     closed["observed_ns"] = midnight + HOUR
     withdrawn = session("gone", start, midnight, slice_start=midnight, **stated)
@@ -305,7 +312,7 @@ def test_the_newest_version_counts_whatever_the_order(world: World) -> None:
         session("version", start, start + n * HOUR, version=n, up_octets=n) for n in (3, 1, 2)
     ]
     for row in versions:
-        row["observed_ns"] = start + row["up_octets"]
+        row["observed_ns"] = start + row["up_octets"] * S
         world.send("version", start + DAY, session=[row])
     (got,) = world.sessions("version", "2026-11-12").sessions
     assert (got["up_octets"], got["connected_us"]) == (3, 3 * HOUR // 1000)
@@ -359,7 +366,6 @@ def test_calls_in_order_with_totals_and_withheld_numbers(world: World) -> None:
     assert [row["start_us"] * 1000 - start for row in got.calls] == [n * HOUR for n in range(1, 5)]
     assert (got.answered, got.talk_ms) == (3, 62_700)
     numbers = [(row["a_raw"], row["a_e164"]) for row in got.calls]
-    assert numbers == [("+441632960001",) * 2] * 2 + [("", "")] * 0 or numbers[1] == ("", "")
     assert numbers[1] == ("", "")  # to the called party
     assert numbers[3] == ("+441632960001",) * 2  # to the caller it is the own number
     row = world.export("2026-11-15")["calls-1"]
@@ -394,7 +400,7 @@ def test_no_line_no_answer(world: World) -> None:
             ask(Untouched(), "sub", span, 0, Full())
 
 
-@pytest.mark.parametrize("period", ["2026-11", "2026-11-05", "2026-12", "2026-11-28/2026-12-03"])
+@pytest.mark.parametrize("period", ["2026-11", "2026-11-28/2026-12-03"])
 @pytest.mark.parametrize("chunk", [1000, 3])
 def test_the_export_is_the_single_answers(
     world: World, period: str, chunk: int, monkeypatch: pytest.MonkeyPatch
@@ -420,20 +426,43 @@ def test_the_export_is_the_single_answers(
         }
 
 
-def test_only_the_partitions_of_a_period_are_read(world: World) -> None:
-    """The engine counts the rows that it reads."""
-    from aggregator.queries.reading import FINAL_BY_PARTITION, IN_DAYS, span
+class Counting:
+    """A reader that keeps how many rows the engine says it read for each statement."""
 
+    def __init__(self, client: Client) -> None:
+        self.client = client
+        self.read: dict[str, int] = {}
+
+    def query_columns(
+        self, sql: str, params: Mapping[str, Any], settings: Mapping[str, Any] | None = None
+    ) -> dict[str, list[Any]]:
+        found = self.client.query_columns(sql, params, settings)
+        self.read[sql] = self.client._connected().last_query.progress.rows
+        return found
+
+
+def test_only_the_partitions_of_a_period_are_read(world: World) -> None:
+    """Long after everything else, ten days with a row each in every table."""
     for day in range(1, 11):
-        start = at(f"2027-01-{day:02d}")
-        held = day_of("prune", "10.12.0.1", start)
-        world.send("prune", start + DAY, **held, usage=[usage("10.12.0.1", start)])
-    one = parse_period("2027-01-05")
-    found = world.client.query_columns(
-        f"SELECT count() AS n, max(blocks) AS blocks FROM ("
-        f"SELECT slice_start_us, blockNumber() AS blocks FROM session FINAL WHERE {IN_DAYS})",
-        span(one.start_us, one.end_us),
-        FINAL_BY_PARTITION,
-    )
-    assert found["n"] == [1]
-    assert S  # times above are whole seconds
+        start = at(f"2027-03-{day:02d}")
+        world.send(
+            "prune",
+            start + DAY,
+            **day_of("prune", "10.12.0.1", start),
+            usage=[usage("10.12.0.1", start), usage("10.12.9.9", start)],
+            call=[call("10.12.0.1", start, 5)],
+        )
+    world.now_ns = at("2027-03-20")
+    span, now_us = parse_period("2027-03-05"), world.now_ns // 1000
+    reader = Counting(world.client)
+    assert billing.usage(reader, "prune", span, now_us, world.audit).totals["up_bytes"] == 100
+    assert billing.sessions(reader, "prune", span, now_us, world.audit).connected_us == DAY // 1000
+    assert billing.calls(reader, "prune", span, now_us, world.audit).talk_ms == 5
+    assert [row["subscriber"] for row in export(reader, span, now_us, world.audit)] == ["prune"]
+    # Months hold twenty rows of usage and ten of the ledger, days one of each other table; only
+    # gaps, which may have begun at any time, are read from the beginning.
+    assert {sql: n for sql, n in reader.read.items() if n > 24 and "FROM gap" not in sql} == {}
+    for table in ("usage", "session", "ingest_ledger"):
+        everything = f"SELECT count(time) AS n FROM {table} WHERE time > toDateTime(1, 'UTC')"
+        reader.query_columns(everything, {})
+        assert reader.read[everything] > 40, "the limit proves nothing"

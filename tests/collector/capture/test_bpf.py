@@ -22,14 +22,8 @@ from scapy.layers.ppp import PPP, PPPoE
 from scapy.packet import Packet, Raw
 from scapy.utils import RawPcapReader
 
-from collector.capture.bpf import (
-    MAX_INSTRUCTIONS,
-    SHORT_BYTES,
-    TAIL_BYTES,
-    Assembler,
-    BpfError,
-    program,
-)
+from collector.capture.bpf import SHORT_BYTES, TAIL_BYTES, program
+from collector.capture.bpf_assembler import MAX_INSTRUCTIONS, Assembler, BpfError
 from collector.parse.link import LINK_ETHERNET, LINK_RAW, Frame
 from collector.track.observer import Observer, ObserverConfig, Ports, Role
 

@@ -24,7 +24,7 @@ import pytest
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import QuicConnection
 
-from collector.capture.packet import CaptureUnavailable, PacketConfig, PacketSource
+from collector.capture.packet import CaptureUnavailable, PacketConfig, PacketSource, Slots
 from collector.parse.link import LINK_ETHERNET, LINK_RAW, Frame
 from collector.parse.sip import SipEvent
 from collector.track.hosts import HostSeen, Resolution
@@ -384,6 +384,29 @@ def test_frames_longer_than_the_slot_are_cut_and_counted(lab: Lab) -> None:
         frames = collect(source)
     assert [len(frame.data) for frame in frames] == [128, 43]
     assert source.counts["truncated"] == 1
+
+
+@pytest.mark.lab
+def test_sources_that_share_slots_do_not_mix_frames(lab: Lab) -> None:
+    slots = Slots(2048)
+    config = PacketConfig("acc", snaplen=2048)
+    sources = [PacketSource(config, time.time_ns, slots) for _ in range(2)]
+    with contextlib.ExitStack() as stack:
+        for source in sources:
+            with inside(lab.router):
+                source.start()
+            stack.callback(source.stop)
+        with inside(lab.client), socket.socket(type=socket.SOCK_DGRAM) as sender:
+            for number in range(4):
+                sender.sendto(bytes((number,)) * 100, (ROUTER, 5060))
+        time.sleep(0.1)
+        # In turns, so that each read overwrites what the other one's frames were copied from.
+        turns = [[source.read(1)[0] for source in sources] for _ in range(4)]
+    for frames in zip(*turns, strict=True):
+        assert [frame.data[-1] for frame in frames] == [0, 1, 2, 3]
+        assert all(frame.data[-100:] == frame.data[-1:] * 100 for frame in frames)
+    with pytest.raises(ValueError, match="another snaplen"):
+        PacketSource(PacketConfig("acc"), time.time_ns, slots)
 
 
 @pytest.mark.lab

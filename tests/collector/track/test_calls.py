@@ -554,7 +554,7 @@ def test_capture_loss_marks_open_calls() -> None:
     for event in PLAIN[:5]:
         calls.apply(event, event.ts_ns)
     calls.tick(T0 + 20 * SECOND)
-    calls.interrupt()
+    calls.interrupt(T0 + 20 * SECOND)
     calls.apply(PLAIN[5], PLAIN[5].ts_ns)
     calls.tick(T0 + 100 * SECOND)
     assert rows_of(calls)[0]["flags"] == CALL_INTERRUPTED

@@ -140,6 +140,7 @@ def test_the_world_may_open_a_flow() -> None:
     )
     flows = Flows(CONFIG, T0)
     (one,) = flows.destroyed(inbound, T0 + 9 * S)
+    assert one["inbound"]
     assert (one["client"].tobytes(), one["client_port"]) == (HOME, 80)
     assert (one["server"].tobytes(), one["server_port"]) == (WORLD, 5555)
     assert (one["up_bytes"], one["down_bytes"]) == (200, 100)
@@ -153,7 +154,7 @@ def test_the_world_may_open_a_flow() -> None:
 def test_between_two_subscribers_the_caller_is_the_client() -> None:
     flows = Flows(CONFIG, T0)
     (one,) = flows.destroyed(end(orig_dst=pack("10.9.9.9")), T0 + 9 * S)
-    assert one["client"].tobytes() == HOME
+    assert one["client"].tobytes() == HOME and not one["inbound"]
 
 
 def test_strangers_are_ignored_and_counted() -> None:

@@ -9,9 +9,10 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from collector.track import flows
+from collector.track import flow_delta
 from collector.track import hosts as module
 from collector.track.hosts import Hosts, HostsConfig, HostSeen, Resolution
+from collector.track.visit_flows import NO_DELTAS
 from collector.wire.addr import network, pack
 from collector.wire.columns import record_batch
 from collector.wire.records import VISIT, VISIT_ECH, record_id
@@ -39,6 +40,7 @@ DELTA = np.dtype(
         ("ended", "?"),
         ("first", "?"),
         ("flow_id", "u4"),
+        ("inbound", "?"),
     ]
 )
 
@@ -55,6 +57,7 @@ def flow(
     port: int = 40000,
     server_port: int = 443,
     ended: bool = False,
+    inbound: bool = False,
 ) -> Any:
     """One delta; times in seconds after T0."""
     return np.array(
@@ -74,6 +77,7 @@ def flow(
                 ended,
                 False,
                 7,
+                inbound,
             )
         ],
         DELTA,
@@ -115,6 +119,7 @@ def take(tracker: Hosts, number: int = 0) -> list[dict[str, Any]]:
         assert row["record_id"] == record_id("visit", *(row[name] for name in VISIT.key))
         assert (row["start_ns"], row["end_ns"]) == (start, start + WINDOW)
         assert start <= row["first_ns"] <= row["last_ns"] < start + WINDOW
+        assert row["connections"] + row["up_bytes"] + row["down_bytes"] > 0
         assert row["observed_ns"] == start + WINDOW + S
     assert len({row["record_id"] for row in rows}) == length
     balanced(tracker)
@@ -177,6 +182,65 @@ def test_a_handshake_without_a_flow_is_a_visit_of_no_bytes_and_not_counted_again
     assert row["flags"] == VISIT_ECH
     tracker.flows(flow(298, 400))
     assert brief(take(tracker, 1)) == [("a.example", "tls", 0, 100, 1000)]
+
+
+def test_an_end_that_moved_nothing_is_no_row() -> None:
+    tracker = hosts()
+    tracker.seen(seen(10, "a.example"))
+    tracker.resolved(resolved(5, "d.example", SERVER2))
+    tracker.flows(flow(9, 290))
+    tracker.flows(flow(9, 290, server=SERVER2))
+    assert len(take(tracker)) == 2
+    tracker.flows(flow(9, 310, 0, 0, ended=True))
+    tracker.flows(flow(9, 310, 0, 0, server=SERVER2, ended=True))
+    tracker.seen(seen(311, "new.example", port=2))
+    assert brief(take(tracker, 1)) == [("new.example", "tls", 1, 0, 0)]
+    counts = tracker.counts["flows"]
+    assert (counts["recorded"], counts["ignored.idle"]) == (2, 2)
+
+
+def test_a_row_is_whole_where_only_one_of_its_flows_was_idle() -> None:
+    tracker = hosts()
+    tracker.resolved(resolved(5, "a.example"))
+    tracker.flows(np.concatenate([flow(9, 290, port=1), flow(9, 290, port=2)]))
+    take(tracker)
+    idle, busy = flow(9, 330, 0, 0, port=1, ended=True), flow(9, 320, 0, 7, port=2)
+    tracker.flows(np.concatenate([idle, busy]))
+    (row,) = take(tracker, 1)
+    assert brief([row]) == [("a.example", "dns", 0, 0, 7)]
+    assert row["last_ns"] == T0 + 330 * S
+    assert tracker.counts["flows"]["recorded"] == 4
+
+
+def test_a_repeat_without_traffic_is_no_row_either() -> None:
+    tracker = hosts()
+    tracker.seen(seen(10, "a.example", evidence="http"))
+    take(tracker)
+    tracker.seen(seen(400, "a.example", evidence="http"))
+    assert take(tracker, 1) == []
+    assert tracker.counts["names"]["ignored.repeat"] == 1
+
+
+def test_what_the_subscriber_looked_up_does_not_name_who_calls() -> None:
+    tracker = hosts()
+    tracker.resolved(resolved(5, "looked-up.example"))
+    tracker.flows(flow(10, 60, 7, 3, port=8080, server_port=50_000, inbound=True))
+    tracker.flows(flow(10, 70, 7, 3, port=8080, server_port=50_000, inbound=True, ended=True))
+    assert take(tracker) == []
+    counts = tracker.counts["flows"]
+    assert (counts["ignored.inbound"], counts["bytes.inbound"]) == (2, 20)
+    assert (counts["ignored.nameless"], counts["bytes.nameless"]) == (0, 0)
+    tracker.flows(flow(310, 360, port=8080, server_port=50_000))
+    assert brief(take(tracker, 1)) == [("looked-up.example", "dns", 1, 100, 1000)]
+
+
+def test_a_handshake_of_the_subscriber_names_a_flow_opened_from_outside() -> None:
+    tracker = hosts()
+    tracker.seen(seen(11, "own.example", port=5222, server_port=50_000))
+    tracker.seen(seen(11, "callers.example", client=SERVER, server=CLIENT, port=50_000))
+    tracker.flows(flow(10, 60, port=5222, server_port=50_000, inbound=True))
+    assert brief(take(tracker)) == [("own.example", "tls", 1, 100, 1000)]
+    assert tracker.counts["names"]["ignored.outsider"] == 1
 
 
 def test_quic_is_stamped_before_its_flow() -> None:
@@ -464,7 +528,9 @@ def test_every_named_byte_is_in_one_row_and_counts_balance(events: list[Any]) ->
         elif kind == "resolved":
             tracker.resolved(resolved(now, host))
         elif kind in ("flow", "end"):
-            tracker.flows(flow(max(0, now - 50), now, port=port, ended=kind == "end"))
+            size = step % 3  # bytes each way
+            begun = max(0, now - 50)
+            tracker.flows(flow(begun, now, size, size, port=port, ended=kind == "end"))
         balanced(tracker)
     for left in range(number, number + 3):
         total += sum(int(row["up_bytes"] + row["down_bytes"]) for row in take(tracker, left))
@@ -474,8 +540,8 @@ def test_every_named_byte_is_in_one_row_and_counts_balance(events: list[Any]) ->
 
 
 def test_the_fields_read_are_those_of_flow_deltas() -> None:
-    assert set(module._NO_DELTAS.dtype.names or ()) <= set(flows.DELTA.names or ())
-    assert flows.DELTA == DELTA
+    assert set(NO_DELTAS.dtype.names or ()) <= set(flow_delta.DELTA.names or ())
+    assert flow_delta.DELTA == DELTA
 
 
 def test_the_columns_are_those_of_the_record_class() -> None:

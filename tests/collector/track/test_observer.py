@@ -25,7 +25,7 @@ from scapy.utils import RawPcapReader
 from collector.parse.link import LINK_ETHERNET, Frame
 from collector.parse.radius import Accounting, AccountingAck
 from collector.parse.sip import SipEvent
-from collector.track import observer as module
+from collector.track import followers
 from collector.track.hosts import HostSeen, Resolution
 from collector.track.observer import Event, Observer, ObserverConfig
 from collector.wire.addr import pack, unpack
@@ -283,15 +283,15 @@ def test_a_new_connection_on_the_same_ports_is_followed() -> None:
 
 
 def test_followed_connections_are_bounded_and_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_FOLLOWED", 3)
+    monkeypatch.setattr(followers, "MAX_FOLLOWED", 3)
     watcher = observer()
     half = invite("c")[:50]
     give(watcher, *(tcp(half, 5060, sport=1000 + i) for i in range(5)))
     counts = watcher.counts
     assert (counts["sip-segments"]["evicted"], counts["sip"]["lost"]) == (2, 2)
-    watcher.tick(T0 + module.FOLLOW_IDLE_NS)
+    watcher.tick(T0 + followers.FOLLOW_IDLE_NS)
     assert len(watcher._sip_tcp._table) == 3
-    watcher.tick(T0 + module.FOLLOW_IDLE_NS + 1)
+    watcher.tick(T0 + followers.FOLLOW_IDLE_NS + 1)
     assert len(watcher._sip_tcp._table) == 0
     balanced(watcher)
 

@@ -82,7 +82,7 @@ def sip(at_ns: int, method: str, status: int, who: int, call: int, cseq: int = 1
         to_uri="sip:+442079460002@example.com",
         to_tag="b" if status or method != "INVITE" else "",
         request_uri="sip:+442079460002@example.com",
-        branch=f"z9hG4bK{method}{cseq}{status}",
+        branch=f"z9hG4bK{method}{cseq}",
         sent_by="host",
     )
 
@@ -229,17 +229,16 @@ def strip(rows: Rows) -> Rows:
 
 def test_a_session_and_a_call_open_across_the_restart_are_marked() -> None:
     trackers = fresh()
-    events = [accounting(T0 + SECOND, radius.START, 0)]
+    events: list[Any] = [accounting(T0 + SECOND, radius.START, 0)]
     events += [sip(T0 + 2 * SECOND, "INVITE", status, 1, 1) for status in (0, 200)]
+    events += [sip(T0 + 3 * SECOND, "ACK", 0, 1, 1)]
     for event in events:
         live(trackers, event, dict.fromkeys(SUBSCRIBERS, 0))
     again = restarted(through_json(trackers.snapshot()), T0 + 60 * SECOND)
     again.tick(T0 + 61 * SECOND)
-    for event in (
-        accounting(T0 + 70 * SECOND, radius.STOP, 0),
-        sip(T0 + 71 * SECOND, "BYE", 0, 1, 1, 2),
-    ):
-        live(again, event, dict.fromkeys(SUBSCRIBERS, 0))
+    ends = (accounting(T0 + 70 * SECOND, radius.STOP, 0), sip(T0 + 71 * SECOND, "BYE", 0, 1, 1, 2))
+    for end in ends:
+        live(again, end, dict.fromkeys(SUBSCRIBERS, 0))
     again.tick(T0 + 80 * SECOND)
     found = take(again, T0 + WINDOW)
     assert found["call"][0]["flags"] & CALL_INTERRUPTED
@@ -342,7 +341,8 @@ def test_a_split_of_a_wide_prefix_does_what_the_direct_call_does(
     for event in events:
         assert len(event[1]["addresses"]) <= MAX_SPLIT_ADDRESSES
         assert len(json.dumps(event)) < MAX_EVENT_BYTES / 2
-        trackers.apply(*through_json(event), T0)
+        kind, payload = through_json(event)
+        trackers.apply(kind, payload, T0)
     for volume in (direct, trackers.volume):
         volume.observe(reading(T0 + 3 * SECOND, counted(addresses, 1000), 64))
     assert usage(trackers.volume, T0 + WINDOW) == usage(direct, T0 + WINDOW)

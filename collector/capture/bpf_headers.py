@@ -1,0 +1,150 @@
+"""The parts of the filter that walk over link and IP headers to those of TCP and UDP."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from collector.capture.bpf_assembler import (
+    ADD_K,
+    ADD_X,
+    AND_K,
+    JEQ,
+    JSET,
+    LD_MEM,
+    LDB_X,
+    LDH_ABS,
+    LDH_X,
+    LDX_IMM,
+    LSH_K,
+    RET,
+    ST,
+    TAX,
+    TXA,
+    Assembler,
+)
+from collector.parse.link import IPV4, IPV6
+
+# Scratch memory: what each slot holds once its section has run.
+TRANSPORT: Final = 0  # offset of the TCP or UDP header
+KEEP: Final = 1  # a value kept over an address computation
+END: Final = 2  # offset just after the IP packet, which Ethernet padding may follow
+PAYLOAD: Final = 3  # offset of the TCP payload
+LENGTH: Final = 4  # bytes of the TCP payload, at least 1
+
+_VLANS: Final = (0x8100, 0x88A8, 0x9100)
+_PPPOE_SESSION: Final = 0x8864
+_TCP: Final = 6
+_UDP: Final = 17
+_FRAGMENT: Final = 44
+_EXTENSIONS: Final = (0, 43, 60)
+
+
+def verdicts(asm: Assembler, section: str, snaplen: int) -> None:
+    """Ends a section with returns of its own, as conditional jumps reach 255 instructions only."""
+    asm.label(f"{section}.reject")
+    asm.op(RET, 0)
+    asm.label(f"{section}.accept")
+    asm.op(RET, snaplen)
+
+
+def ethernet(asm: Assembler) -> None:
+    """Leaves X at the IP header. The kernel has taken off the outer tag of most tagged frames."""
+    for header in (14, 18, 22):
+        asm.op(LDX_IMM, header)
+        asm.op(LDH_ABS, header - 2)
+        asm.any_of((IPV4,), "ip4")
+        asm.any_of((IPV6,), "ip6")
+        asm.any_of((_PPPOE_SESSION,), "pppoe")
+        if header < 22:
+            asm.any_of(_VLANS, f"tagged.{header}")
+            asm.op(RET, 0)
+            asm.label(f"tagged.{header}")
+    asm.op(RET, 0)
+    # RFC 2516 section 4: six bytes of header, then the PPP protocol in two bytes, or in an odd one
+    # where the field is compressed (RFC 1661 section 6.5), which some concentrators do.
+    asm.label("pppoe")
+    asm.op(LDB_X, 6)
+    asm.when(JSET, 1, "pppoe.compressed")
+    asm.op(LDH_X, 6)
+    _move(asm, 8)
+    asm.go("pppoe.protocol")
+    asm.label("pppoe.compressed")
+    _move(asm, 7)
+    asm.label("pppoe.protocol")
+    asm.any_of((0x0021,), "ip4")
+    asm.any_of((0x0057,), "ip6")
+    asm.op(RET, 0)
+
+
+def _move(asm: Assembler, count: int) -> None:
+    """Moves X on by `count` bytes and keeps the accumulator."""
+    asm.op(ST, KEEP)
+    asm.op(TXA)
+    asm.op(ADD_K, count)
+    asm.op(TAX)
+    asm.op(LD_MEM, KEEP)
+
+
+def ip4(asm: Assembler, snaplen: int) -> None:
+    """X at the IPv4 header; leaves X at the transport header and the packet's end in END."""
+    asm.label("ip4")
+    asm.op(LDH_X, 2)
+    asm.op(ADD_X)
+    asm.op(ST, END)
+    asm.op(LDH_X, 6)
+    asm.op(ST, KEEP)
+    asm.op(LDB_X, 9)
+    asm.when(JEQ, _UDP, "ip4.udp")
+    asm.when(JEQ, _TCP, "ip4.tcp", "ip4.reject")
+    asm.label("ip4.udp")
+    asm.op(LD_MEM, KEEP)
+    asm.when(JSET, 0x3FFF, "ip4.accept")  # more fragments, or an offset
+    _ip4_skip(asm)
+    asm.go("udp")
+    asm.label("ip4.tcp")
+    asm.op(LD_MEM, KEEP)
+    asm.when(JSET, 0x3FFF, "ip4.reject")
+    _ip4_skip(asm)
+    asm.go("tcp")
+    verdicts(asm, "ip4", snaplen)
+
+
+def _ip4_skip(asm: Assembler) -> None:
+    """Moves X over an IPv4 header and its options."""
+    asm.op(LDB_X, 0)
+    asm.op(AND_K, 0x0F)
+    asm.op(LSH_K, 2)
+    asm.op(ADD_X)
+    asm.op(TAX)
+
+
+def ip6(asm: Assembler, snaplen: int) -> None:
+    """X at the IPv6 header; leaves what `ip4` leaves. One extension header is passed over."""
+    asm.label("ip6")
+    asm.op(LDH_X, 4)
+    asm.op(ADD_X)
+    asm.op(ADD_K, 40)
+    asm.op(ST, END)
+    asm.op(LDB_X, 6)
+    _move(asm, 40)
+    for level in (0, 1):
+        asm.any_of((_UDP,), "udp")
+        asm.any_of((_TCP,), "tcp")
+        asm.when(JEQ, _FRAGMENT, "ip6.fragment")
+        if level == 0:
+            asm.any_of(_EXTENSIONS, "ip6.extension")
+            asm.go("ip6.reject")
+            asm.label("ip6.extension")
+            asm.op(LDB_X, 0)
+            asm.op(ST, KEEP)
+            asm.op(LDB_X, 1)  # in 8 bytes, the first 8 not counted (RFC 8200 section 4)
+            asm.op(ADD_K, 1)
+            asm.op(LSH_K, 3)
+            asm.op(ADD_X)
+            asm.op(TAX)
+            asm.op(LD_MEM, KEEP)
+    asm.go("ip6.reject")
+    asm.label("ip6.fragment")
+    asm.op(LDB_X, 0)
+    asm.when(JEQ, _UDP, "ip6.accept")
+    verdicts(asm, "ip6", snaplen)

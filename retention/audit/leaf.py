@@ -1,0 +1,203 @@
+"""The leaf kinds, version 1, and the check that a leaf is one of them, field for field.
+
+Every leaf has `v` (1), `kind` and `at` (microseconds since 1970, UTC) and exactly the fields of
+its kind. A field's type is a name of `SCALARS` or `OBJECTS`; "?" after it allows null and "[…]"
+is a list. Personal data can only be a `commitment`; staff are commitments too, one for each person
+for good, so that a reader sees who is the same without learning who it is.
+
+What the writer owes the replay (`replay.py`), so that the log alone can be judged:
+- `generation` counts the changes to what is held. Each hold leaf except `hold.evidence` and
+  `hold.release-*` raises it by one; these carry the present number.
+- Before `purge.intent` of a partition, each active hold of that class whose interval meets
+  [earliest, end) has a `hold.evidence` for it, counted apart from the purge; rows may be 0.
+- `purge.preserved.holds` and the certificates list each such hold that has rows.
+- A purge cut off by a crash is resumed, or failed, before another hold leaf is written.
+- `earliest` is the first instant that any row of the partition covers, for classes whose rows
+  are intervals; else it is `start`.
+- Heartbeats come hourly, and `at` never goes back but in `clock.step`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any, Final
+
+from retention.audit.canonical import MAX_INTEGER, Leaf
+
+VERSION: Final = 1
+MAX_ITEMS: Final = 400
+"""Items of one list: as many held roots of 150 bytes as an entry of 65,535 bytes can take."""
+_LATEST_US: Final = 4_102_444_800_000_000
+"""The year 2100: a time beyond it is a broken clock, or a time in another unit."""
+
+
+class LeafError(ValueError):
+    """A leaf that is of no known kind, or not as its kind is."""
+
+
+def _matches(pattern: str) -> Callable[[Any], bool]:
+    compiled = re.compile(pattern)
+    return lambda value: isinstance(value, str) and compiled.fullmatch(value) is not None
+
+
+def _integer(most: int) -> Callable[[Any], bool]:
+    return lambda value: type(value) is int and 0 <= value <= most
+
+
+SCALARS: Final[dict[str, Callable[[Any], bool]]] = {
+    "id": _matches(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,63}"),  # of a hold, class, partition, purge
+    "code": _matches(r"[a-z0-9][a-z0-9.-]{0,63}"),  # one of a fixed set of words
+    "commitment": _matches(r"[0-9a-f]{64}"),  # commit.py
+    "digest": _matches(r"[0-9a-f]{64}"),  # SHA-256 or Merkle root
+    "keyid": _matches(r"[0-9a-f]{8}"),
+    "vkey": _matches(r"[\x21-\x2a\x2c-\x7e]{1,200}\+[0-9a-f]{8}\+[A-Za-z0-9+/]{44}"),
+    "name": _matches(r"[\x21-\x2a\x2c-\x7e]{1,200}"),
+    "count": _integer(MAX_INTEGER),
+    "time": _integer(_LATEST_US),
+    "bool": lambda value: isinstance(value, bool),
+    "store": lambda value: value in ("live", "vault"),
+}
+
+OBJECTS: Final[dict[str, dict[str, str]]] = {
+    # Kept for `months` calendar months and then `days` days from the clock's start.
+    "period": {"class": "id", "months": "count", "days": "count"},
+    # One identifier in [from, to); `resolved` if it came from binding history.
+    "scope": {
+        "kind": "code",
+        "value": "commitment",
+        "from": "time",
+        "to": "time",
+        "classes": "[id]",
+        "resolved": "bool",
+    },
+    # What one hold keeps of one partition: rows, and the salted Merkle root over them.
+    "held": {"hold": "id", "rows": "count", "root": "digest"},
+}
+
+_HOLD: Final = {"hold": "id", "generation": "count"}
+_APPROVED: Final = _HOLD | {"approver": "commitment", "role": "code"}
+_COUNTS: Final = {"rows_before": "count", "preserved": "count", "destroyed": "count"}
+_PLACE: Final = {"class": "id", "partition": "id"}
+_SPAN: Final = _PLACE | {"start": "time", "end": "time", "earliest": "time"}
+_CERTIFICATE: Final = (
+    {"purge": "id", "digest": "digest", "policy": "digest", "generation": "count"}
+    | _COUNTS
+    | {"holds": "[held]"}
+)
+
+KINDS: Final[dict[str, dict[str, str]]] = {
+    # The log itself.
+    "genesis": {"origin": "name", "key": "vkey"},
+    "heartbeat": {"generation": "count", "holds": "count"},
+    "clock.step": {"delta": "count", "backward": "bool", "trusted": "bool", "reason": "code"},
+    "config.changed": {"digest": "digest", "actor": "commitment?"},
+    "witness.enrolled": {"key": "vkey", "actor": "commitment"},
+    "witness.cosigned": {"size": "count", "keyid": "keyid", "digest": "digest"},
+    # Policy and what it applies to. `partition.seen` again when the policy changes its period.
+    "policy.loaded": {"digest": "digest", "periods": "[period]"},
+    "partition.seen": _SPAN | {"retain_until": "time", "policy": "digest"},
+    # Holds.
+    "hold.submitted": _HOLD
+    | {
+        "requester": "commitment",
+        "role": "code",
+        "basis": "code",
+        "order": "digest?",
+        "scope": "[scope]",
+        "expires": "time?",
+        "review_by": "time?",
+    },
+    "hold.grown": _HOLD | {"scope": "[scope]"},
+    "hold.approved": _APPROVED,
+    "hold.rejected": _APPROVED | {"reason": "code"},
+    "hold.lapsed": _HOLD,
+    "hold.extended": _HOLD
+    | {"requester": "commitment", "approver": "commitment", "expires": "time?"},
+    "hold.preserved": _HOLD,
+    "hold.unavailable": _HOLD | {"purges": "[id]"},
+    "hold.release-requested": _HOLD | {"requester": "commitment", "role": "code"},
+    "hold.release-approved": _APPROVED,
+    "hold.release-cancelled": _HOLD | {"actor": "commitment", "role": "code"},
+    "hold.released": _HOLD,
+    "hold.expired": _HOLD,
+    "hold.evidence": _HOLD | _PLACE | {"rows": "count", "root": "digest"},
+    # Destruction. `holds` of an intent is how many active holds the partition meets.
+    "purge.intent": _SPAN
+    | {
+        "purge": "id",
+        "store": "store",
+        "retain_until": "time",
+        "generation": "count",
+        "policy": "digest",
+        "holds": "count",
+    },
+    "purge.preserved": {
+        "purge": "id",
+        "generation": "count",
+        "rows_before": "count",
+        "rows": "count",
+        "digest": "digest",
+        "holds": "[held]",
+    },
+    "purge.dropped": {"purge": "id", "generation": "count", "rows": "count"},
+    "purge.certificate-pending": _CERTIFICATE | {"waiting": "[code]"},
+    "purge.certificate-final": _CERTIFICATE | {"backups": "count"},
+    "purge.failed": {"purge": "id", "step": "code", "reason": "code"},
+    "late.swept": _SPAN | {"generation": "count"} | _COUNTS | {"holds": "[held]"},
+    # People.
+    "lookup": {
+        "actor": "commitment",
+        "role": "code",
+        "what": "code",
+        "subject": "commitment?",
+        "reference": "commitment",
+        "rows": "count?",
+    },
+    "refusal": {
+        "actor": "commitment?",
+        "role": "code?",
+        "action": "code",
+        "subject": "commitment?",
+        "reason": "code",
+    },
+    "login.failed": {"actor": "commitment?", "way": "code", "reason": "code"},
+}
+
+_ENVELOPE: Final = {"v": "count", "kind": "code", "at": "time"}
+
+
+def check(leaf: Leaf) -> None:
+    """Raise LeafError unless the leaf is of a known kind and exactly as that kind is."""
+    if type(leaf.get("v")) is not int or leaf["v"] != VERSION:
+        raise LeafError("a leaf of an unknown version")
+    kind = leaf.get("kind")
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise LeafError("a leaf of an unknown kind")
+    _check_object(leaf, _ENVELOPE | KINDS[kind], kind)
+
+
+def _check_object(value: Any, fields: dict[str, str], where: str) -> None:
+    if not isinstance(value, dict):
+        raise LeafError(f"{where}: not an object")
+    if value.keys() != fields.keys():
+        # Names of fields only: a value could be what must not stand in an error.
+        odd = sorted(fields.keys() - value.keys()) or ["a field it should not have"]
+        raise LeafError(f"{where}: wrong fields ({', '.join(odd)})")
+    for name, kind in fields.items():
+        _check_field(value[name], kind, f"{where}.{name}")
+
+
+def _check_field(value: Any, kind: str, where: str) -> None:
+    if kind.endswith("?"):
+        if value is not None:
+            _check_field(value, kind[:-1], where)
+    elif kind.startswith("["):
+        if not isinstance(value, list) or len(value) > MAX_ITEMS:
+            raise LeafError(f"{where}: not a list of at most {MAX_ITEMS}")
+        for item in value:
+            _check_field(item, kind[1:-1], where)
+    elif kind in OBJECTS:
+        _check_object(value, OBJECTS[kind], where)
+    elif not SCALARS[kind](value):
+        raise LeafError(f"{where}: not of type {kind}")
