@@ -33,75 +33,55 @@ class Metrics:
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
         self.registry = registry or CollectorRegistry()
-        made = self.registry
-        self.received = Counter(
-            f"{_PREFIX}_rows_received",
-            "Rows of batches that got a final receipt.",
-            ["record_class"],
-            registry=made,
+
+        def counter(name: str, doc: str, *labels: str) -> Counter:
+            return Counter(f"{_PREFIX}_{name}", doc, labels, registry=self.registry)
+
+        def gauge(name: str, doc: str) -> Gauge:
+            return Gauge(f"{_PREFIX}_{name}", doc, ["collector"], registry=self.registry)
+
+        self.received = counter(
+            "rows_received", "Rows of batches that got a final receipt.", "record_class"
         )
-        self.rows = Counter(
-            f"{_PREFIX}_rows",
+        self.rows = counter(
+            "rows",
             "The same rows by outcome: stored, late, duplicate or rejected.",
-            ["record_class", "outcome"],
-            registry=made,
+            "record_class",
+            "outcome",
         )
-        self.derived = Counter(
-            f"{_PREFIX}_rows_derived",
+        self.derived = counter(
+            "rows_derived",
             "Rows made here: anonymous demand, and gaps for missing batches.",
-            ["record_class"],
-            registry=made,
+            "record_class",
         )
-        self.unattributed = Counter(
-            f"{_PREFIX}_rows_attribution",
+        self.unattributed = counter(
+            "rows_attribution",
             "Attributed classes by the attribution's reason word; empty is certain.",
-            ["record_class", "reason"],
-            registry=made,
+            "record_class",
+            "reason",
         )
-        self.batches = Counter(
-            f"{_PREFIX}_batches",
-            "Uploads by verdict and reason.",
-            ["collector", "verdict", "reason"],
-            registry=made,
+        self.batches = counter(
+            "batches", "Uploads by verdict and reason.", "collector", "verdict", "reason"
         )
-        self.missing = Counter(
-            f"{_PREFIX}_missing_batches",
-            "Batches that a gap in the sequence says never came.",
-            ["collector"],
-            registry=made,
+        self.missing = counter(
+            "missing_batches", "Batches that a gap in the sequence says never came.", "collector"
         )
-        self.lag = Gauge(
-            f"{_PREFIX}_lag_seconds",
-            "From the end of the newest window of a collector to its receipt.",
-            ["collector"],
-            registry=made,
+        self.lag = gauge(
+            "lag_seconds", "From the end of the newest window of a collector to its receipt."
         )
-        self.watermark = Gauge(
-            f"{_PREFIX}_watermark_seconds",
-            "End of the newest window taken from a collector, as Unix time.",
-            ["collector"],
-            registry=made,
+        self.watermark = gauge(
+            "watermark_seconds", "End of the newest window taken from a collector, as Unix time."
         )
-        self.skew = Gauge(
-            f"{_PREFIX}_clock_skew_seconds",
-            "Collector's clock minus ours at its last upload.",
-            ["collector"],
-            registry=made,
-        )
+        self.skew = gauge("clock_skew_seconds", "Collector's clock minus ours at its last upload.")
         self.insert_seconds = Histogram(
             f"{_PREFIX}_insert_seconds",
             "Time to write one batch to the store, all tables and the ledger.",
             buckets=_SECONDS,
-            registry=made,
+            registry=self.registry,
         )
-        self.doubts = Counter(
-            f"{_PREFIX}_doubts", "Batches that were probed before they were written.", registry=made
-        )
-        self.refused = Counter(
-            f"{_PREFIX}_requests_refused",
-            "Requests turned away before a batch was read.",
-            ["reason"],
-            registry=made,
+        self.doubts = counter("doubts", "Batches that were probed before they were written.")
+        self.refused = counter(
+            "requests_refused", "Requests turned away before a batch was read.", "reason"
         )
 
     def engine(self, restarts: Callable[[], int], is_up: Callable[[], bool]) -> None:

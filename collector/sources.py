@@ -108,9 +108,9 @@ class Sources:
         self._due_s = self._monotonic() + _REFRESH_S
         reading = self._links.read()
         found = {link.name: link for link in reading.links if link.role}
+        before = self.captured
         for name in [name for name in self._open if name not in found]:
             self._close(name)
-        before = self.captured
         self._unheard &= found.keys()
         for name, link in found.items():
             if name not in self._open:

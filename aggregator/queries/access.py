@@ -75,9 +75,12 @@ def _judge(row: Row, losses: Losses) -> None:
     end = row["slice_end_us"]
     row["open"] = end == 0
     row["until_us"] = row["expected_us"] = end
-    if end:
-        return
     midnight = row["slice_start_us"] // DAY_US * DAY_US + DAY_US
+    if end:
+        if row["end_reason"].startswith("inferred:"):
+            # It may have lasted longer, and what a gap has of that time counts as missing.
+            row["expected_us"] = max(end, min(row["end_max_us"], midnight))
+        return
     mark = losses.marks.get(row["collector"], 0)
     if mark > midnight:
         # The collector went on past midnight without cutting this slice: it had forgotten it.

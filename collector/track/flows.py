@@ -72,6 +72,7 @@ class Flows:
         self._mappings = FlowMappings(config.max_flows)
         self._ended: Counter[bytes] = Counter()
         self._dumped_ns = started_ns
+        self._known_ns = started_ns
         self._lost: dict[tuple[str, str], tuple[int, int, int]] = {}
         self.counts: dict[str, int] = dict.fromkeys(
             (
@@ -155,14 +156,18 @@ class Flows:
         Mapping rows and ended counts that wait for `take` are not in it: take a snapshot where a
         window closes, after them.
         """
-        return flow_snapshot.dump(self._table.entries)
+        return {**flow_snapshot.dump(self._table.entries), "dumped_ns": self._dumped_ns}
 
     def restore(self, snapshot: Mapping[str, object], now_ns: int) -> None:
         """Takes over the flows of an earlier run; raises ValueError for no such snapshot.
 
         Flows that ended meanwhile are found by the next dumps, as of rule 5.
         """
+        dumped_ns = snapshot.get("dumped_ns", now_ns)
+        if type(dumped_ns) is not int or dumped_ns < 0:
+            raise ValueError("a flow snapshot without the time of its dump")
         self._table.replace(flow_snapshot.load(snapshot, self._config.max_flows))
+        self._known_ns = min(dumped_ns, now_ns)
         self.counts["open"] = len(self._table)
 
     def _entries(self, rows: Rows, seen_ns: int | npt.NDArray[np.int64]) -> Entries:
@@ -215,7 +220,9 @@ class Flows:
         """Deltas without bytes of flows that ended with nobody told."""
         if len(gone):
             self.counts["ended_unseen"] += len(gone)
-            self._lose("conntrack", "ended-unseen", len(gone), now_ns)
+            # Each was last seen then; one of the run before, in the last dump of that run.
+            seen = np.where(gone["seen_ns"] > 0, gone["seen_ns"], self._known_ns)
+            self._lose("conntrack", "ended-unseen", len(gone), now_ns, int(seen.min()))
         self.counts["ended"] += int(np.count_nonzero(gone["seen_ns"] == 0))
         gone = gone[gone["seen_ns"] > 0]
         self._finish(gone, np.ones(len(gone), np.bool_))
@@ -266,11 +273,14 @@ class Flows:
         self.counts["ignored"] += amount
         self.counts[reason] += amount
 
-    def _lose(self, stage: str, reason: str, amount: int, now_ns: int) -> None:
-        """Adds to the loss of this reason, which spans from the dump before to now."""
-        none = (self._dumped_ns, 0, 0)
-        start, end, before = self._lost.get((stage, reason), none)
+    def _lose(
+        self, stage: str, reason: str, amount: int, now_ns: int, since_ns: int | None = None
+    ) -> None:
+        """Adds to the loss of this reason, which spans from `since_ns`, or the dump before."""
+        since = self._dumped_ns if since_ns is None else since_ns
+        start, end, before = self._lost.get((stage, reason), (since, 0, 0))
         whole = -1 if amount < 0 or before < 0 else before + amount
+        start = min(start, since)
         self._lost[stage, reason] = (start, max(end, now_ns, start + 1), whole)
 
 

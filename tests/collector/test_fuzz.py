@@ -1,4 +1,4 @@
-"""Nothing that a packet holds may end the loop: random and mutated frames through all that is pure."""
+"""Nothing that a packet holds may end the loop: any frames through all of it that is pure."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import collector.sources
-from collector.capture.packet import CaptureUnavailable
+from collector.capture.packet import CaptureUnavailable, PacketSource
 from collector.sources import Sources
 from collector.track.observer import Observer, ObserverConfig
 from tests.collector.capture.netns_fixture import inside, namespace, run
@@ -148,17 +148,16 @@ def test_too_many_are_told_and_not_opened(
 
 def test_one_that_cannot_be_read_is_told_and_spares_the_others(lines: Lines) -> None:
     add("acc0")
-    run(*"ip link add acc1 type dummy".split())
-    run(*"ip link set acc1 name accx".split())
-    real = collector.sources.PacketSource.start
+    add("accx")
+    real = PacketSource.start
 
-    def start(source: collector.sources.PacketSource) -> None:
+    def start(source: PacketSource) -> None:
         if source._config.interface == "accx":
             raise CaptureUnavailable(93, "interface accx is of a kind that cannot be read (801)")
         real(source)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(collector.sources.PacketSource, "start", start)
+        patch.setattr(PacketSource, "start", start)
         lines.look()
     assert (lines.sources.captured, lines.sources.refused) == (1, 1)
     lines.look()

@@ -124,7 +124,7 @@ def restarted(world: World) -> Restarted:
         while time.monotonic() < until:
             try:
                 appliance.kill_engine()
-            except LabError:  # the supervisor has not started it again yet
+            except (LabError, OSError):  # the supervisor has not started it again yet
                 health.append(ask_health(appliance.metrics_port))
             time.sleep(0.3)
         clock.mark("engine left alone")
