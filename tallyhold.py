@@ -19,9 +19,14 @@ GROUPS: Final[dict[str, tuple[str, str, str]]] = {
     "appliance": ("aggregator.cli", "appliance", "Run the appliance; enrol and revoke collectors."),
     "billing": ("aggregator.cli", "billing", "What a subscriber used: volume, sessions, calls."),
     "demand": ("aggregator.cli", "demand", "Busy hours by area, without any subscriber in them."),
+    "audit": ("retention.cli", "audit", "Prove, verify and witness the audit log."),
 }
 
-_EXTRA: Final = {"collector": "collector", "aggregator": "aggregator,bundled"}
+_EXTRA: Final = {
+    "collector": "collector",
+    "aggregator": "aggregator,bundled",
+    "retention": "retention",
+}
 
 
 def _listing(help_line: str) -> Any:

@@ -14,10 +14,7 @@ import typer
 
 from collector import config as configuration
 
-app = typer.Typer(
-    no_args_is_help=True,
-    help="Meter a router: run a collector and check its configuration.",
-)
+app = typer.Typer(no_args_is_help=True)
 
 ConfigPath = Annotated[
     Path,

@@ -58,7 +58,7 @@ _TICK_NS: Final = SECOND_NS
 _CHECK_NS: Final = 5 * SECOND_NS
 """How often the journal says that the collector runs, which bounds the gap after a SIGKILL, and
 how often the kernel's table is looked after, which bounds what a flushed ruleset costs."""
-_DRAIN_S: Final = 10.0
+_DRAIN_S, _DRAINS = 0.5, range(20)
 
 
 class Collector:
@@ -117,9 +117,8 @@ class Collector:
         except BaseException:
             self.stop()
             raise
-        log.info(
-            "collector %s meters %s", self.config.name, ", ".join(self.config.access.interfaces)
-        )
+        interfaces = ", ".join(self.config.access.interfaces)
+        log.info("collector %s meters %s", self.config.name, interfaces)
 
     def run(self, stopping: Callable[[], bool]) -> None:
         """Meter until `stopping()`; then close the open window and spool it.
@@ -143,7 +142,8 @@ class Collector:
             if self.uplink.state != "stopped":
                 stack.callback(self.uplink.stop)
                 with suppress(SpoolError):  # one that failed has nothing to give until a restart
-                    self.uplink.drain(_DRAIN_S)
+                    # Nobody meters meanwhile: an aggregator that is away is not waited for.
+                    any(self.uplink.drain(_DRAIN_S) or self.uplink.last_error for _ in _DRAINS)
 
     def step(self) -> None:
         """One turn of the loop: what waits at the sockets, then what time demands."""

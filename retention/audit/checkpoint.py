@@ -99,7 +99,7 @@ class Signer:
         """Give the signature line for a note's text; a witness states the time in seconds."""
         stamp = seconds.to_bytes(8, "big") if self.key.kind == WITNESS else b""
         signature = self._private.sign(_message(self.key.kind, text, seconds))
-        return f"\u2014 {self.key.name} {_b64(self.key.id + stamp + signature)}\n"
+        return str(Line(self.key.name, self.key.id, stamp + signature))
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +113,10 @@ class Line:
     def by(self, key: Key) -> bool:
         """Whether the line claims to be by this key; says nothing of the signature."""
         return (self.name, self.id) == (key.name, key.id)
+
+    def __str__(self) -> str:
+        """The line, with its end."""
+        return f"\u2014 {self.name} {_b64(self.id + self.signature)}\n"
 
     @property
     def seconds(self) -> int:

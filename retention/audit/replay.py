@@ -13,20 +13,9 @@ from typing import Final
 
 from retention.audit.canonical import Leaf
 from retention.audit.checkpoint import Key, NoteError
-from retention.audit.replay_holds import DAY_US, Holds
+from retention.audit.replay_holds import Holds
 from retention.audit.replay_purges import Purges
-
-FASTEST_CLOCK_US: Final = DAY_US
-"""How far a leaf may lie after a witness's time on a checkpoint that covers it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that is wrong: where (a path, or `leaf 12`), which rule, and in words."""
-
-    where: str
-    rule: str
-    text: str
+from retention.audit.report import Finding
 
 
 @dataclass

@@ -51,6 +51,7 @@ class Purges:
         self._partitions: dict[Place, Leaf] = {}
         self._purges: dict[str, Purge] = {}
         self._vault: dict[Place, Vault] = {}
+        self._gone: set[Place] = set()  # destroyed where rows live; what is held is in the vault
         self._dropped: set[str] = set()
         self._policy = ""
         self._periods: dict[str, tuple[int, int]] = {}
@@ -65,8 +66,7 @@ class Purges:
 
     def kept_for(self, place: Place, hold: str) -> int | None:
         """Rows in the vault for a hold, or None where the partition was never purged."""
-        vault = self._vault.get(place)
-        return vault.held.get(hold, 0) if vault else None
+        return self._vault[place].held.get(hold, 0) if place in self._gone else None
 
     def step(self, leaf: Leaf, policy: str, periods: dict[str, tuple[int, int]]) -> None:
         """Take one leaf of kind purge.*, late.swept or partition.seen."""
@@ -92,7 +92,7 @@ class Purges:
             elif not purge.failed and at > purge.intent["at"] + OUTCOME_US:
                 self._wrong("outcome", f"no outcome follows the intent of purge {name}")
         for place, leaf in self._partitions.items():
-            if place not in self._vault and at > leaf["retain_until"] + GRACE_US:
+            if place not in self._gone and at > leaf["retain_until"] + GRACE_US:
                 self._wrong("kept-too-long", f"{place[0]} {place[1]} is past its period")
         for place in self._vault:
             self._overdue(place, at)
@@ -127,7 +127,7 @@ class Purges:
             self._wrong("too-early", "an intent before the partition was open for destruction")
         if leaf["store"] == "vault" and place not in self._vault:
             self._wrong("intent", "an intent for the vault, which holds nothing of the partition")
-        if leaf["store"] == "live" and place in self._vault:
+        if leaf["store"] == "live" and place in self._gone:
             self._wrong("intent", "a partition to be destroyed a second time")
         self._purges[leaf["purge"]] = Purge(leaf)
         meeting = self._holds.meeting(leaf["class"], leaf["earliest"], leaf["end"])
@@ -142,8 +142,9 @@ class Purges:
             self._wrong("intent", "preserved for a purge that was over")
         self._at_generation(leaf)
         place = (purge.intent["class"], purge.intent["partition"])
-        self._keeps(purge.intent, place, leaf["rows"], leaf["holds"])
+        self._keeps(purge.intent, leaf["rows"], leaf["holds"])
         vault = self._vault.get(place)
+        self._keeps_evidence(purge.intent, leaf["holds"], vault or Vault())
         if purge.intent["store"] == "vault" and vault and leaf["rows_before"] != vault.rows:
             self._wrong("counts", "the vault has other rows than were put there")
         purge.preserved = leaf
@@ -168,7 +169,7 @@ class Purges:
         if intent["store"] == "live":
             if leaf["at"] > intent["retain_until"] + GRACE_US:
                 self._wrong("kept-too-long", "dropped later than 31 days after retain-until")
-            self._vault.setdefault(place, Vault())
+            self._gone.add(place)
         else:
             self._overdue(place, leaf["at"])
             self._vault[place] = Vault()
@@ -195,41 +196,47 @@ class Purges:
     def _swept(self, leaf: Leaf) -> None:
         place = (leaf["class"], leaf["partition"])
         self._at_generation(leaf)
-        self._keeps(leaf, place, leaf["preserved"], leaf["holds"], evidence=False)
+        self._keeps(leaf, leaf["preserved"], leaf["holds"])
         if leaf["rows_before"] != leaf["preserved"] + leaf["destroyed"]:
             self._wrong("counts", "late rows before are not those preserved and destroyed")
         if leaf["preserved"]:
-            self._vault.setdefault(place, Vault())
             self._put(place, leaf["preserved"], leaf["holds"])
 
-    def _keeps(
-        self, span: Leaf, place: Place, rows: int, held: list[Leaf], evidence: bool = True
-    ) -> None:
-        """Check what is preserved against the holds and, for a whole partition, their evidence."""
+    def _keeps(self, span: Leaf, rows: int, held: list[Leaf]) -> None:
+        """Check that what is preserved is preserved for holds that are there, in sane numbers."""
         meeting = self._holds.meeting(span["class"], span["earliest"], span["end"])
-        kept = {item["hold"]: item for item in held}
-        if len(kept) != len(held) or not kept.keys() <= meeting.keys():
+        names = {item["hold"] for item in held}
+        if len(names) != len(held) or not names <= meeting.keys():
             self._wrong("holds", "rows preserved for a hold twice, or for one that protects none")
         most = max((item["rows"] for item in held), default=0)
         if not most <= rows <= sum(item["rows"] for item in held):
             self._wrong("counts", "rows preserved are fewer than a hold's, or more than all holds'")
-        for name, hold in meeting.items() if evidence else ():
-            had, root = hold.evidence.get(place, (0, ""))
-            has = kept[name]["rows"] if name in kept else 0
+
+    def _keeps_evidence(self, intent: Leaf, held: list[Leaf], vault: Vault) -> None:
+        """Check that a purge preserves at least what each hold's evidence states.
+
+        Late rows can be in the vault before the partition is destroyed; evidence counts them too.
+        """
+        kept = {item["hold"]: item for item in held}
+        meeting = self._holds.meeting(intent["class"], intent["earliest"], intent["end"])
+        for name, hold in meeting.items():
+            had, root = hold.evidence.get((intent["class"], intent["partition"]), (0, ""))
+            there = vault.held.get(name, 0) if intent["store"] == "live" else 0
+            has = there + (kept[name]["rows"] if name in kept else 0)
             if has < had:
                 self._wrong("held-destroyed", f"hold {name}: {had} rows held, {has} preserved")
-            elif has == had > 0 and kept[name]["root"] != root:
+            elif has == had > 0 == there and kept[name]["root"] != root:
                 self._wrong("held-changed", f"hold {name}: other rows preserved than were held")
 
     def _put(self, place: Place, rows: int, held: list[Leaf]) -> None:
-        vault = self._vault[place]
+        vault = self._vault.setdefault(place, Vault())
         vault.rows += rows
         for item in held:
             vault.held[item["hold"]] = vault.held.get(item["hold"], 0) + item["rows"]
 
     def _overdue(self, place: Place, at: int) -> None:
         """Rows whose hold ended must leave the vault within the grace."""
-        for name, rows in self._vault[place].held.items():
+        for name, rows in self._vault.get(place, Vault()).held.items():
             ended = self._holds.all[name].ended if name in self._holds.all else None
             if rows and ended is not None and at > ended + GRACE_US:
                 self._wrong("kept-too-long", f"{place[0]} {place[1]}: hold {name} has ended")
@@ -242,14 +249,11 @@ class Purges:
 def _after(at_us: int, months: int, days: int) -> int:
     """The instant so many calendar months and days later, UTC; a day that is not is the last."""
     when = dt.datetime(1970, 1, 1, tzinfo=dt.UTC) + dt.timedelta(microseconds=at_us)
-    years, month = divmod(
-        when.month - 1 + min(months, 1200), 12
-    )  # 1200: a century is a typing error
+    years, month = divmod(when.month - 1 + min(months, 1200), 12)  # a century: more is a slip
     year = when.year + years
     day = min(when.day, calendar.monthrange(year, month + 1)[1])
     moved = when.replace(year=year, month=month + 1, day=day)
-    seconds = (moved - when).days * DAY_US
-    return at_us + seconds + days * DAY_US
+    return at_us + ((moved - when).days + days) * DAY_US
 
 
 _SAME: Final = ("start", "end", "earliest", "retain_until")

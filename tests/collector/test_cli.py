@@ -173,7 +173,8 @@ def test_a_table_that_counts_something_else_is_not_touched_unasked(
 ) -> None:
     path = write_config(tmp_path)
     with inside(lab.ns):
-        run("nft", "-f", "-", text='table inet tally { comment "tallyhold 1 ipv6/56 00"; }')
+        other = 'table inet tally { comment "tallyhold 1 ipv6/56 00"; }'
+        run("nft", "-f", "-", text=f"add table inet tally\ndelete table inet tally\n{other}\n")
         code, said = fail(lab, "-c", str(path))
         assert code == 1
         assert "--replace-table" in said

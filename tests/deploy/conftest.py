@@ -41,11 +41,11 @@ def settled(prometheus: Prometheus) -> bool:
     Windows go on being closed, so all questions are asked as of the moment at which this is so.
     """
     prometheus.at = time.time()
-    waiting = prometheus.query("tallyhold_collector_spool_pending_rows")
-    sent = prometheus.query('tallyhold_collector_spool_rows_total{fate="acknowledged"}')
-    stored = prometheus.query('sum(tallyhold_aggregator_rows_total{outcome=~"stored|late"})')
+    waiting = prometheus.query("tallyhold_collector_spool_pending_batches")
+    sent = prometheus.query('tallyhold_collector_spool_batches_total{fate="acknowledged"}')
+    taken = prometheus.query('sum(tallyhold_aggregator_batches_total{verdict="accept"})')
     return (
         [value for _, value in waiting] == [0.0]
-        and len(sent) == len(stored) == 1
-        and sent[0][1] == stored[0][1]
+        and len(sent) == len(taken) == 1
+        and sent[0][1] == taken[0][1]
     )

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from aggregator.queries.arithmetic import (
     PeriodError,
+    Spans,
     clip,
     completeness,
     intersect,
@@ -42,7 +43,9 @@ def test_adjoining_months_meet_without_overlap() -> None:
         assert left.end_us == right.start_us
 
 
-@pytest.mark.parametrize("text", ["", "2026", "2026-13", "2026-02-30", "now", "a/b", "2026-11/x"])
+@pytest.mark.parametrize(
+    "text", ["", "2026", "2026-13", "2026-02-30", "now", "a/b", "2026-11/x", "9999-12"]
+)
 def test_what_is_no_period_is_answered_with_what_is(text: str) -> None:
     with pytest.raises(PeriodError, match="use 2026-11"):
         parse_period(text)
@@ -70,3 +73,14 @@ def test_intervals_are_sets_of_points(
 
 def test_unknown_times_are_empty() -> None:
     assert iso(0) == ""
+
+
+def test_a_time_that_no_calendar_has_is_its_last() -> None:
+    assert iso(2**62) == "9999-12-31T23:59:59.999Z"
+
+
+@given(INTERVALS, st.tuples(st.integers(-5, 65), st.integers(-5, 65)))
+def test_spans_answer_as_clipping_does(
+    intervals: list[tuple[int, int]], bounds: tuple[int, int]
+) -> None:
+    assert Spans(intervals).inside(bounds) == length(clip(intervals, bounds))

@@ -315,7 +315,7 @@ def test_a_split_of_one_address_does_what_the_direct_call_does() -> None:
 @settings(max_examples=25, deadline=None)
 @given(
     st.integers(0, 900),
-    st.integers(56, 63),
+    st.integers(50, 63),
     st.integers(0, 3),
     st.randoms(use_true_random=False),
 )
