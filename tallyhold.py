@@ -7,6 +7,7 @@ A router runs `tallyhold collector` without the server's packages installed; bil
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from typing import Any, Final
 
@@ -46,7 +47,8 @@ class LazyGroup(TyperGroup):
         if cmd_name not in GROUPS:
             return super().get_command(ctx, cmd_name)
         module, name, help_line = GROUPS[cmd_name]
-        if sys.argv[1:] in ([], ["--help"]):
+        completing = "_TALLYHOLD_COMPLETE" in os.environ
+        if sys.argv[1:] in ([], ["--help"]) and not completing:
             command = _listing(help_line)
         else:
             try:

@@ -42,7 +42,8 @@ class Versions:
         """
         record_class = CLASSES[class_name]
         ident = record_id(class_name, *(row[name] for name in record_class.key))
-        observed_ns = max(observed_ns, self._last.pop(ident, observed_ns - 1) + 1)
+        # The store keeps microseconds: versions closer than one would tie there.
+        observed_ns = max(observed_ns, self._last.pop(ident, observed_ns - 1000) + 1000)
         self._last[ident] = observed_ns
         while len(self._last) > MAX_MEMORY:
             self._last.popitem(last=False)

@@ -11,10 +11,12 @@ What the writer owes the replay (`replay.py`), so that the log alone can be judg
 - Before `purge.intent` of a partition, each active hold of that class whose interval meets
   [earliest, end) has a `hold.evidence` for it, counted apart from the purge; rows may be 0.
 - `purge.preserved.holds` and the certificates list each such hold that has rows.
-- A purge cut off by a crash is resumed, or failed, before another hold leaf is written.
+- A purge that has logged what it preserved is ended (dropped or failed), after a crash too, before
+  a leaf that raises the generation: hold submission takes the same lock.
+- `hold.evidence` counts rows where they live and in the vault together.
 - `earliest` is the first instant that any row of the partition covers, for classes whose rows
   are intervals; else it is `start`.
-- Heartbeats come hourly, and `at` never goes back but in `clock.step`.
+- `at` never goes back but in `clock.step`.
 """
 
 from __future__ import annotations

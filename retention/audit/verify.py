@@ -13,6 +13,7 @@ import os
 import re
 import stat
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -29,7 +30,9 @@ MAX_BUNDLE: Final = TILE * (2 + canonical.MAX_BYTES)
 MAX_WALK: Final = 16
 """Folders deep; a log's deepest path has nine."""
 ATTEMPTS: Final = 5
-"""Reads of a log that is being appended to, before what is odd counts as wrong."""
+"""Further reads of a log that changes meanwhile, before what is odd counts as wrong."""
+PAUSE: Final = 0.05
+"""Seconds; an append takes fewer."""
 FASTEST_CLOCK_US: Final = 86_400_000_000
 """How far a leaf may lie after a witness's time on a checkpoint that covers it."""
 
@@ -49,25 +52,18 @@ def verify(
     this log that you have from before, which the log must extend. Raises OSError where the folder
     cannot be read.
     """
-    for attempt in range(ATTEMPTS):
-        before = _peek(folder)
-        check = _Check(folder, log_key, witness_keys)
-        try:
-            check.run(kept)
-        except FileNotFoundError:  # a partial tile that an append removed between list and read
-            if attempt == ATTEMPTS - 1 or _peek(folder) == before:
-                raise
-            continue
-        if check.report.good or _peek(folder) == before:
+    check = _Check(folder, log_key, witness_keys)
+    check.run(kept)
+    for _ in range(ATTEMPTS):
+        if all(finding.rule != "layout" for finding in check.report.findings):
             break
+        time.sleep(PAUSE)  # an append under way has files that no checkpoint covers yet
+        again = _Check(folder, log_key, witness_keys)
+        again.run(kept)
+        if again.files == check.files and again.report == check.report:
+            break
+        check = again
     return check.report
-
-
-def _peek(folder: Path) -> bytes:
-    try:
-        return (folder / "checkpoint").read_bytes()[:MAX_NOTE]
-    except FileNotFoundError:
-        return b""
 
 
 class _Check:
@@ -114,6 +110,8 @@ class _Check:
     def _walk(self, folder: Path, prefix: str, depth: int) -> None:
         """List every file; what is neither file nor folder, or an empty folder, is wrong."""
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        if not entries and merkle.parse_path(prefix[:-1] + "/1"):
+            return  # the folder of partial tiles that are gone: removing it can have failed
         if depth and (not entries or depth > MAX_WALK):
             self.wrong(prefix, "layout", "a folder that no log has")
             return
@@ -130,8 +128,11 @@ class _Check:
         if self.files.get(name, 0) > most:
             self.wrong(name, "layout", f"longer than the {most} bytes it can have")
             return b""
-        path = self.folder / name
-        return path.read_bytes() if name in self.files else b""
+        try:
+            return (self.folder / name).read_bytes() if name in self.files else b""
+        except FileNotFoundError:  # listed a moment ago: an append removed it
+            self.wrong(name, "layout", "went away while the log was read")
+            return b""
 
     def _layout(self, size: int) -> list[str]:
         """Compare the files with those a log of this size has; give the witnessed notes."""

@@ -154,7 +154,7 @@ def test_mutated_packets_end_nothing(seed: int) -> None:
     assert rows > 20
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(
     st.lists(
         st.tuples(

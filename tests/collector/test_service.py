@@ -230,6 +230,20 @@ def test_a_window_that_cannot_be_spooled_is_neither_lost_nor_doubled(
     assert (("capture", "restart") in gaps(rows)) == crash
 
 
+def test_a_loss_told_while_a_window_was_held_survives_a_kill_after_it(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = make()
+    refuse(running.spool, "commit_all", [SpoolFullError("the disk is full")], monkeypatch)
+    running.close_window()
+    running.keeper.lose([Loss(5, 6, "clock", "clock-step", 1, "ns", ("call",))])
+    again(running)
+    assert running.keeper.held is None
+    kill(running)
+    make().close_window()
+    assert ("clock", "clock-step") in gaps(spooled(tmp_path))
+
+
 def test_a_window_that_no_spool_can_hold_becomes_a_gap(
     make: Make, lab: Router, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,6 +1,7 @@
 """Ordinary ends and starts within a day change no figure, and a part that is away costs only time.
 
-One day, in seconds: at 4 the collector is stopped and started, twice in a row; the aggregator is away from 18 on, and once it is back its engine is kept down for 4 seconds.
+One day, in seconds: at 4 the collector is stopped and started, twice in a row; the aggregator is
+away from 18 on, and once it is back its engine is kept down for 4 seconds.
 """
 
 from __future__ import annotations

@@ -183,7 +183,7 @@ def days(draw: st.DrawFn) -> list[Any]:
     return events
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(days(), st.data())
 def test_a_replay_gives_the_rows_of_an_uninterrupted_run(
     day: list[Any], data: st.DataObject

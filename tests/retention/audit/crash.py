@@ -10,7 +10,9 @@ import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 class Crash(BaseException):
@@ -20,7 +22,7 @@ class Crash(BaseException):
 class Disk:
     """Stands in for `os`: counts system calls and fails at the one of number `stop`.
 
-    `how` is "before" or "after" that call, "half" (of a write), or "error": then the call fails
+    `how` is "before" that call, "half" (of a write), or "error": then the call fails
     with a full disk once and the program lives on.
     """
 
@@ -60,7 +62,6 @@ class Disk:
 
     def fsync(self, handle: int) -> None:
         def act() -> None:
-            os.fsync(handle)
             path = self._open[handle]
             if path.is_dir():
                 self._sync_names(path)
@@ -123,7 +124,7 @@ class Disk:
         self._serial += 1
         return self._serial
 
-    def _call(self, act: Callable[[], Any], half: Callable[[], Any] | None = None) -> Any:
+    def _call(self, act: Callable[[], T], half: Callable[[], T] | None = None) -> T:
         if self.dead:
             raise Crash
         here = self.calls == self.stop
@@ -133,8 +134,6 @@ class Disk:
         if self.how == "error":
             raise OSError(errno.ENOSPC, "no space left")
         self.dead = True
-        if self.how == "after":
-            act()
-        elif self.how == "half" and half:
+        if self.how == "half" and half:
             half()
         raise Crash
