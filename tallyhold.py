@@ -7,8 +7,8 @@ A router runs `tallyhold collector` without the server's packages installed; bil
 from __future__ import annotations
 
 import importlib
-import os
-import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 import typer
@@ -38,17 +38,26 @@ def _listing(help_line: str) -> Any:
 
 
 class LazyGroup(TyperGroup):
-    """A command group that imports a subcommand's module when it is asked for."""
+    """A command group that imports a subcommand's module when it is used, not when it is listed."""
+
+    _is_listing = False
 
     def list_commands(self, ctx: Any) -> list[str]:
         return [*GROUPS, *super().list_commands(ctx)]
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        with self._listed():
+            super().format_help(ctx, formatter)
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
+        with self._listed():
+            return super().shell_complete(ctx, incomplete)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name not in GROUPS:
             return super().get_command(ctx, cmd_name)
         module, name, help_line = GROUPS[cmd_name]
-        completing = "_TALLYHOLD_COMPLETE" in os.environ
-        if sys.argv[1:] in ([], ["--help"]) and not completing:
+        if self._is_listing:
             command = _listing(help_line)
         else:
             try:
@@ -61,6 +70,14 @@ class LazyGroup(TyperGroup):
                 ) from error
         command.name = cmd_name
         return command
+
+    @contextmanager
+    def _listed(self) -> Iterator[None]:
+        self._is_listing = True
+        try:
+            yield
+        finally:
+            self._is_listing = False
 
 
 app = typer.Typer(
