@@ -6,6 +6,7 @@ RFC 8446 sections 4.1.2 (ClientHello) and 5.1 (records); RFC 6066 section 3 (ser
 
 from __future__ import annotations
 
+import re
 import struct
 from dataclasses import dataclass
 from typing import Final
@@ -31,6 +32,7 @@ _ENCRYPTED: Final = frozenset((0xFE0D, 0xFFCE))
 """encrypted_client_hello, and encrypted_server_name that was tried before it."""
 _READ: Final = _ENCRYPTED | {_SERVER_NAME, _ALPN}
 
+_PORT: Final = re.compile(rb":[0-9]{1,5}\Z")
 _U16: Final = struct.Struct(">H")
 _HH: Final = struct.Struct(">HH")
 
@@ -41,12 +43,14 @@ class ClientHello:
 
     `host` is the server name ("" where none is sent). `ech` says that an encrypted hello travels
     along: `host` is then the outer name, and the inner one is not known. Clients send a dummy of
-    it too (RFC 9849 section 6.2), on purpose not to be told apart.
+    it too (RFC 9849 section 6.2), on purpose not to be told apart. `port` is what some clients
+    write after the name, against RFC 6066 section 3, with its colon; it is no part of the host.
     """
 
     host: str
     ech: bool
     alpn: tuple[str, ...]
+    port: str = ""
 
 
 def looks_like_client_hello(payload: bytes) -> bool:
@@ -128,7 +132,7 @@ def _client_hello(data: bytes, end: int) -> ClientHello:
     if at + 2 + _U16.unpack_from(data, at)[0] != end:
         raise ParseError("length")
     at += 2
-    host = ""
+    host = port = ""
     ech = False
     alpn: tuple[str, ...] = ()
     # The 16-bit length above bounds this to 16,384 turns.
@@ -143,7 +147,7 @@ def _client_hello(data: bytes, end: int) -> ClientHello:
             if kind == _SERVER_NAME:
                 if host:
                     raise ParseError("extension")
-                host = _server_name(data, at, stop)
+                host, port = _server_name(data, at, stop)
             elif kind == _ALPN:
                 alpn = _protocols(data, at, stop)
             else:
@@ -151,11 +155,11 @@ def _client_hello(data: bytes, end: int) -> ClientHello:
         at = stop
     if at != end:
         raise ParseError("truncated")
-    return ClientHello(host, ech, alpn)
+    return ClientHello(host, ech, alpn, port)
 
 
-def _server_name(data: bytes, at: int, end: int) -> str:
-    """The host_name of a server_name extension (RFC 6066 section 3)."""
+def _server_name(data: bytes, at: int, end: int) -> tuple[str, str]:
+    """The host_name of a server_name extension (RFC 6066 section 3) and the port after it."""
     if at + 5 > end:
         raise ParseError("truncated")
     if at + 2 + _U16.unpack_from(data, at)[0] != end or data[at + 2] != 0:
@@ -164,8 +168,11 @@ def _server_name(data: bytes, at: int, end: int) -> str:
     if at + 5 + _U16.unpack_from(data, at + 3)[0] != end:
         raise ParseError("extension")
     raw = data[at + 5 : end]
-    # Neither ports nor literals belong here, but some clients send them: the port is dropped.
-    return authority_host(raw) if b":" in raw else clean_host(raw)
+    # Neither ports nor literals belong here, but some clients send them.
+    if b":" not in raw:
+        return clean_host(raw), ""
+    port = _PORT.search(raw)
+    return authority_host(raw), port[0].decode("ascii") if port and raw.count(b":") == 1 else ""
 
 
 def _protocols(data: bytes, at: int, end: int) -> tuple[str, ...]:

@@ -8,7 +8,10 @@ from typing import Literal
 
 @dataclass(frozen=True, slots=True)
 class HostSeen:
-    """A host named by a client's handshake or request on one connection."""
+    """A host named by a client's handshake or request on one connection.
+
+    `port`: what a handshake wrote after the name, with its colon, where it did.
+    """
 
     ts_ns: int
     evidence: Literal["tls", "quic", "http"]
@@ -19,6 +22,7 @@ class HostSeen:
     server_port: int
     host: str
     ech: bool
+    port: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,7 +36,7 @@ class HostReader:
         if hello is None:
             return []
         self.stages["quic"]["seen"] += 1
-        return self._name(packet, "quic", hello.host, hello.ech)
+        return self._name(packet, "quic", hello.host, hello.ech, hello.port)
 
     def stream(self, packet: Packet) -> list[HostSeen]:
         """A segment towards a port of TLS or HTTP; which of them it is the first byte says."""
@@ -45,14 +45,14 @@ class HostReader:
             return []
         evidence: Literal["tls", "http"] = "tls" if stream[0] == _HANDSHAKE else "http"
         key = flow_key(packet)
-        host, ech = "", False
+        host, ech, port = "", False, ""
         try:
             if evidence == "tls":
                 hello = tls.parse_client_hello(stream)
                 if isinstance(hello, Incomplete):
                     self.streams.expect(key, hello.need)
                     return []
-                host, ech = hello.host, hello.ech
+                host, ech, port = hello.host, hello.ech, hello.port
             else:
                 head = http.parse_request_host(stream)
                 if isinstance(head, Incomplete):
@@ -66,7 +66,7 @@ class HostReader:
             return []
         self.streams.finish(key)
         self.stages[evidence]["seen"] += 1
-        return self._name(packet, evidence, host, ech)
+        return self._name(packet, evidence, host, ech, port)
 
     def elsewhere(self, packet: Packet) -> list[HostSeen]:
         """A ClientHello to a port that is not listed. The filter passes no tail there, so only one
@@ -81,10 +81,15 @@ class HostReader:
         if isinstance(hello, Incomplete):
             ignore(counts, "unlisted-port")
             return []
-        return self._name(packet, "tls", hello.host, hello.ech)
+        return self._name(packet, "tls", hello.host, hello.ech, hello.port)
 
     def _name(
-        self, packet: Packet, evidence: Literal["tls", "quic", "http"], host: str, ech: bool
+        self,
+        packet: Packet,
+        evidence: Literal["tls", "quic", "http"],
+        host: str,
+        ech: bool,
+        port: str,
     ) -> list[HostSeen]:
         """The event of a name, where there is one; the stage has it as seen."""
         counts = self.stages[evidence]
@@ -103,5 +108,6 @@ class HostReader:
                 packet.dport,
                 host,
                 ech,
+                port,
             )
         ]

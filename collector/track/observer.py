@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
-from collector.parse import dns, ip, link, radius, sip, tls
+from collector.parse import dns, ip, link, radius, sip, tls, tunnel
 from collector.parse.ip import TCP, UDP, Fragment, Packet
 from collector.parse.link import Frame
 from collector.parse.radius import Accounting, AccountingAck
@@ -30,7 +30,7 @@ __all__ = ["Event", "Observer", "ObserverConfig", "Ports", "Role"]
 Event = HostSeen | Resolution | Accounting | AccountingAck | SipEvent
 Role = Literal["access", "control"]
 
-_STAGES: Final = ("frames", "packets", "dns", "radius", "sip", "dhcp")
+_STAGES: Final = ("frames", "tunnels", "packets", "dns", "radius", "sip", "dhcp")
 _LOSSES: Final = (
     ("fragments", "fragment-incomplete", "packets", ("visit", "call", "session", "binding")),
     ("streams", "stream-incomplete", "packets", ("visit",)),
@@ -74,7 +74,8 @@ class Observer:
     def counts(self) -> dict[str, dict[str, int]]:
         """Counters by stage; in each, seen = recorded + ignored + lost + open.
 
-        frames: recorded ones held a packet or fragment. fragments. packets: recorded ones were
+        frames: recorded ones held a packet or fragment. tunnels: recorded ones were opened.
+        fragments. packets: recorded ones were
         routed to a protocol. streams (segments of clients), initials (datagrams), dns-segments and
         sip-segments: what messages are put together from. dns, tls, http, quic, radius, sip,
         dhcp: messages; recorded ones became an event. Malformed ones are among the ignored, which
@@ -115,14 +116,36 @@ class Observer:
             ignore(counts, "not-ip")
             return []
         counts["recorded"] += 1
-        if isinstance(packet, Fragment):
+        whole = self._whole(packet, roles)
+        return [] if whole is None else self._route(whole, roles)
+
+    def _whole(self, packet: Packet | Fragment, roles: frozenset[Role]) -> Packet | None:
+        """The datagram of a packet, out of its tunnels; None where parts of it are to come."""
+        for _ in range(tunnel.MAX_DEPTH + 1):
             try:
-                packet = self._fragments.add(packet, frame.ts_ns)
+                if isinstance(packet, Fragment):
+                    found = self._fragments.add(packet, packet.ts_ns)
+                    if found is None:
+                        return None
+                    packet = found
             except ParseError:
-                return []  # counted by the table
-            if packet is None:
-                return []
-        return self._route(packet, roles)
+                return None  # counted by the table
+            try:
+                # Subscribers can send tunnels too, and write into them what they like.
+                inner = tunnel.inner_ip(packet) if "control" in roles else None
+                inner = inner or tunnel.inner_vxlan(packet, self._ports.vxlan)
+            except ParseError:
+                self._stages["tunnels"]["seen"] += 1
+                malformed(self._stages["tunnels"])
+                return None
+            if inner is None:
+                return packet
+            self._stages["tunnels"]["seen"] += 1
+            self._stages["tunnels"]["recorded"] += 1
+            packet = inner
+        self._stages["tunnels"]["recorded"] -= 1
+        ignore(self._stages["tunnels"], "depth")
+        return None
 
     def tick(self, now_ns: int) -> None:
         """Forgets connections that fell silent. The other tables do so with each packet."""

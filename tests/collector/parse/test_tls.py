@@ -101,10 +101,17 @@ def test_unprintable_protocols_are_left_out() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "host"), [(b"Server4:443", "server4"), (b"192.0.2.1", "192.0.2.1"), (b"a.b.", "a.b")]
+    ("name", "host", "port"),
+    [
+        (b"Server4:443", "server4", ":443"),
+        (b"192.0.2.1", "192.0.2.1", ""),
+        (b"a.b.", "a.b", ""),
+        (b"2001:db8::1", "2001:db8::1", ""),
+    ],
 )
-def test_names_as_clients_send_them(name: bytes, host: str) -> None:
-    assert parse_handshake(_hello(_sni(name), session=bytes(32))) == ClientHello(host, False, ())
+def test_names_as_clients_send_them(name: bytes, host: str, port: str) -> None:
+    found = parse_handshake(_hello(_sni(name), session=bytes(32)))
+    assert found == ClientHello(host, False, (), port)
 
 
 def test_a_hello_without_extensions() -> None:
