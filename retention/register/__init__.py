@@ -1,0 +1,1 @@
+"""The register: holds, purges and the leaves they owe the audit log, in one durable place."""
