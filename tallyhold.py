@@ -20,6 +20,10 @@ GROUPS: Final[dict[str, tuple[str, str, str]]] = {
     "appliance": ("aggregator.cli", "appliance", "Run the appliance; enrol and revoke collectors."),
     "billing": ("aggregator.cli", "billing", "What a subscriber used: volume, sessions, calls."),
     "demand": ("aggregator.cli", "demand", "Busy hours by area, without any subscriber in them."),
+    "hold": ("retention.holds.cli", "hold", "Place, approve, check and release legal holds."),
+    "purge": ("retention.destruction.cli", "purge", "Destruction: plan, run, certificates."),
+    "policy": ("retention.policy.cli", "policy", "How long what is kept, and the public text."),
+    "retention": ("retention.cli", "retention", "Run and check the retention service."),
     "audit": ("retention.cli", "audit", "Prove, verify and witness the audit log."),
 }
 

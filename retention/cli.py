@@ -5,16 +5,19 @@ Exit codes: 2 where the command or a key is wrong, 1 where the log is, or cannot
 
 from __future__ import annotations
 
-import datetime as dt
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
 
+from retention import asking, present
+from retention import config as configuration
+from retention.audit import proofs, show
 from retention.audit import verify as verification
 from retention.audit.canonical import CanonicalError
 from retention.audit.checkpoint import LOG, WITNESS, Key, NoteError
@@ -22,6 +25,7 @@ from retention.audit.log import LogError, LogReader
 from retention.audit.witness import Witness, WitnessError
 
 audit = typer.Typer(no_args_is_help=True, help="Prove, verify and witness the audit log.")
+retention = typer.Typer(no_args_is_help=True, add_completion=False)
 
 MAX_TAIL = 10_000
 """Leaves printed at once; more is a job for a copy of the folder."""
@@ -52,15 +56,15 @@ def _fail(text: str, code: int = 1) -> NoReturn:
     raise typer.Exit(code)
 
 
-def _load(folder: Path) -> LogReader:
-    log = LogReader(folder)
+@contextmanager
+def _reading(folder: Path) -> Iterator[None]:
+    """What is wrong with a log or its folder, in words."""
     try:
-        log.load()
-    except LogError as error:
+        yield
+    except (LogError, CanonicalError, NoteError) as error:
         _fail(f"{folder}: {error}; see: tallyhold audit verify {folder}")
     except OSError as error:
         _fail(f"{error.filename}: {error.strerror}")
-    return log
 
 
 @audit.callback()
@@ -81,43 +85,39 @@ def audit_tail(
 
     Example: tallyhold audit tail /var/lib/tallyhold/audit -n 50
     """
-    log = _load(folder)
-    try:
+    log = LogReader(folder)
+    with _reading(folder):
+        log.load()
         leaves = log.tail(lines)
-    except (LogError, CanonicalError) as error:
-        _fail(f"{folder}: {error}; see: tallyhold audit verify {folder}")
-    except OSError as error:
-        _fail(f"{error.filename}: {error.strerror}")
     for index, leaf in leaves:
-        if as_json:
-            typer.echo(json.dumps({"index": index, **leaf}))
-            continue
-        when = dt.datetime.fromtimestamp(leaf["at"] / 1e6, dt.UTC).isoformat(" ", "seconds")
-        fields = {name: leaf[name] for name in leaf if name not in ("v", "kind", "at")}
-        typer.echo(f"{index}  {when}  {leaf['kind']}  {json.dumps(fields)}")
+        typer.echo(json.dumps({"index": index, **leaf}) if as_json else show.line(index, leaf))
 
 
 @audit.command("prove")
 def audit_prove(
     folder: Folder,
-    index: Annotated[int, typer.Argument(min=0, help="Index of the leaf.")],
+    index: Annotated[int | None, typer.Argument(min=0, help="Index of the leaf.")] = None,
+    purge: Annotated[str, typer.Option(help="Or the purge whose destruction to prove.")] = "",
     as_json: AsJson = False,
 ) -> None:
     """Print the proof that a leaf is in the log, which holds without the log (C2SP tlog-proof).
 
-    Example: tallyhold audit prove /var/lib/tallyhold/audit 41 > leaf-41.tlog-proof
+    With --purge: of the leaf that says it destroyed and of its certificates, and these as well.
+
+    Example: tallyhold audit prove /var/lib/tallyhold/audit --purge P-2026-000001 > proof
     """
-    log = _load(folder)
-    try:
-        proof, leaf = log.prove(index), log.entry(index)
-    except LogError as error:
-        _fail(str(error))
-    except OSError as error:
-        _fail(f"{error.filename}: {error.strerror}")
-    if as_json:
-        typer.echo(json.dumps({"index": index, "leaf": leaf.decode(), "proof": proof}))
-    else:
-        typer.echo(proof, nl=False)
+    if (index is None) == (not purge):
+        raise typer.BadParameter("an index or --purge is needed")
+    log = LogReader(folder)
+    with _reading(folder):
+        log.load()
+        if index is None:
+            proved = proofs.of_purge(log, purge)
+            shown = proofs.text(proved)
+        else:
+            proved = proofs.of_leaf(log, index)
+            shown = proved["proof"]
+    typer.echo(json.dumps(proved) + "\n" if as_json else shown, nl=False)
 
 
 @audit.command("verify")
@@ -137,7 +137,9 @@ def audit_verify(
     ] = None,
     kept: Annotated[
         Path | None,
-        typer.Option(help="A checkpoint kept from before, which the log must extend."),
+        typer.Option(
+            "--kept", "--since", help="A checkpoint kept from before, which the log must extend."
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -147,11 +149,10 @@ def audit_verify(
 
     Example: tallyhold audit verify /var/lib/tallyhold/audit --kept last.checkpoint
     """
-    try:
+    with _reading(folder):
         before = kept.read_bytes() if kept else None
-        report = verification.verify(folder, log_key, witness_key or [], before)
-    except OSError as error:
-        _fail(f"{error.filename}: {error.strerror}")
+        meter = show.Meter(sys.stderr)
+        report = verification.verify(folder, log_key, witness_key or [], before, meter)
     if as_json:
         typer.echo(json.dumps(report.as_json(), indent=1))
     else:
@@ -193,3 +194,122 @@ def audit_witness(
         _fail(str(error))
     except OSError as error:
         _fail(f"{error.filename}: {error.strerror}")
+
+
+ConfigPath = Annotated[
+    Path, typer.Option("--config", "-c", envvar="TALLYHOLD_RETENTION_CONFIG", help="TOML file.")
+]
+Service = Annotated[
+    str, typer.Option("--service", envvar=asking.SERVICE_VARIABLE, help=asking.SERVICE_HELP)
+]
+
+
+def _settings(path: Path) -> configuration.Config:
+    try:
+        return configuration.load(path)
+    except configuration.ConfigError as error:
+        _fail(str(error), asking.USAGE)
+
+
+@retention.callback()
+def _retention(ctx: typer.Context, service: Service = "") -> None:
+    """Run the retention service, check its configuration, see how it is, confirm its clock.
+
+    Example: tallyhold retention status
+    """
+    ctx.obj = service
+
+
+@retention.command("serve")
+def retention_serve(config: ConfigPath = configuration.DEFAULT_PATH) -> None:
+    """Run the service that keeps, destroys and proves, until SIGTERM or Ctrl-C.
+
+    Example: tallyhold retention serve --config /etc/tallyhold/retention.toml
+    """
+    import asyncio
+    import logging
+
+    settings = _settings(config)
+    # Not before: a configuration can be wrong where the service's packages are not installed.
+    from retention.service import STARTUP_ERRORS, Retention, run
+
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        asyncio.run(run(Retention(settings)))
+    except STARTUP_ERRORS as error:
+        _fail(str(error))
+
+
+@retention.command("check-config")
+def retention_check_config(
+    config: ConfigPath = configuration.DEFAULT_PATH,
+    dump: Annotated[bool, typer.Option("--dump", help="Print the effective settings.")] = False,
+) -> None:
+    """Report every problem of the configuration at once, or print what it comes to.
+
+    Example: tallyhold retention check-config --dump
+    """
+    settings = _settings(config)
+    if dump:
+        typer.echo(json.dumps(configuration.dump(settings), indent=1))
+        return
+    for hint in configuration.hints(settings):
+        typer.echo(f"hint: {hint}", err=True)
+    typer.echo(f"{config}: no problem found")
+
+
+@retention.command("status")
+def retention_status(ctx: typer.Context, as_json: AsJson = False) -> None:
+    """How the service is: whether it can destroy, its clock, holds, and what hangs.
+
+    Example: tallyhold retention status --json
+    """
+    service = asking.service(ctx.obj)
+    answer = service.get("/v1/health")
+    asking.show(as_json, answer, lambda to: present.print_values(to, answer))
+
+
+@retention.command("confirm-clock")
+def retention_confirm_clock(
+    ctx: typer.Context,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Say that the clock is right, after it jumped; nothing is destroyed until somebody does.
+
+    Compare it with another clock than this machine's first. Takes operations or dpo, and is logged.
+
+    Example: tallyhold retention confirm-clock
+    """
+    service = asking.service(ctx.obj)
+    present.print_values(asking.aside(), service.get("/v1/clock"))
+    asking.confirmed("Is that the right time (UTC)?", yes=yes)
+    answer = service.post("/v1/clock/confirm", {})
+    asking.show(as_json, answer, lambda to: present.print_values(to, answer))
+
+
+@retention.command("witness")
+def retention_witness(
+    ctx: typer.Context,
+    enrol: Annotated[str, typer.Option(metavar="VKEY", help="Key of a witness to enrol.")] = "",
+    note: Annotated[
+        Path | None, typer.Option(help="Checkpoint that a witness signed.", dir_okay=False)
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print the log's checkpoint, or enrol a witness, or hand in what it signed.
+
+    The witness itself runs `tallyhold audit witness` on a host of its own.
+
+    Example: tallyhold retention witness --note signed.checkpoint
+    """
+    service = asking.service(ctx.obj)
+    body = {"key": enrol} if enrol else {}
+    try:
+        body |= {"note": note.read_text(encoding="utf-8")} if note else {}
+    except (OSError, UnicodeDecodeError) as error:
+        _fail(f"{note}: {error}", asking.USAGE)
+    answer = (
+        service.post("/v1/audit/witness", body) if body else service.get("/v1/audit/checkpoint")
+    )
+    asking.show(as_json, answer, lambda to: present.print_values(to, answer))

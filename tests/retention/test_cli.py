@@ -26,10 +26,10 @@ def log(tmp_path: Path) -> Path:
 
 def test_tail(log: Path) -> None:
     lines = run("tail", log, "-n", 2).stdout.splitlines()
-    assert [line.split()[0] for line in lines] == ["19", "20"]
+    assert [line.split()[0] for line in lines] == ["20", "21"]
     assert "purge.certificate-final" in lines[0]
     leaves = [json.loads(line) for line in run("tail", log, "-n", 99, "--json").stdout.splitlines()]
-    assert [leaf["index"] for leaf in leaves] == list(range(21))
+    assert [leaf["index"] for leaf in leaves] == list(range(22))
     assert leaves[0]["kind"] == "genesis"
 
 
@@ -39,17 +39,17 @@ def test_prove_gives_a_proof_that_holds_alone(log: Path) -> None:
     shown = json.loads(run("prove", log, 7, "--json").stdout)
     hashed = merkle.leaf_hash(shown["leaf"].encode())
     assert merkle.included(hashed, index, note.size, path, note.root)
-    missing = run("prove", log, 21)
+    missing = run("prove", log, 22)
     assert missing.exit_code == 1
-    assert "no leaf 21" in missing.stderr
+    assert "no leaf 22" in missing.stderr
 
 
 def test_verify_says_good_and_then_what_is_wrong(log: Path) -> None:
     good = run("verify", log, "--log-key", SIGNER.key)
     assert good.exit_code == 0
-    assert good.stdout.startswith("good: log.example/audit, 21 leaves")
+    assert good.stdout.startswith("good: log.example/audit, 22 leaves")
     assert json.loads(run("verify", log, "--json").stdout)["good"] is True
-    path = log / "tile/entries/000.p/21"
+    path = log / "tile/entries/000.p/22"
     data = bytearray(path.read_bytes())
     data[500] ^= 1
     path.write_bytes(data)
