@@ -7,13 +7,17 @@ import json
 import logging
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 
 from collector import config as configuration
+
+if TYPE_CHECKING:
+    from collector.replay import ReplayConfig
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -130,9 +134,8 @@ def replay(
 ) -> None:
     """Run captures through the code that meters live traffic, and print what it sees.
 
-    The same files give the same bytes, always. Volume and NAT mappings come from the kernel's
-    counters and are not in a capture. Exit code 1 where a file is damaged: what precedes the
-    damage is printed.
+    The same files give the same bytes. Volume and NAT mappings come from the kernel's counters
+    and are in no capture. Exit code 1 where a file is damaged, after what precedes the damage.
 
     Example: tallyhold collector replay edge.pcap --observations
     Example: tallyhold collector replay a.pcap b.pcap --records call,session --sip-ports 5060,5080
@@ -140,44 +143,45 @@ def replay(
     if observations == bool(records):
         _fail("say what to print: either --observations or --records CLASS,...", code=2)
     classes = [each.strip() for each in records.split(",") if each.strip()]
-    if odd := sorted(set(classes) - set(_REPLAYED)):
-        _fail(f"--records: {', '.join(odd)}: choose from {', '.join(_REPLAYED)}", code=2)
-    from collector.capture.replay import CaptureFileError, frames
+    if set(classes) - set(_REPLAYED):
+        _fail(f"--records: choose from {', '.join(_REPLAYED)}", code=2)
+    from collector.capture.replay import CaptureFileError
     from collector.replay import EVERYTHING, VXLAN, ReplayConfig
-    from collector.replay import observations as observed
-    from collector.replay import records as recorded
     from collector.track.ports import Ports
 
     try:
-        config = ReplayConfig(
-            ports=Ports(
-                dns=_ports(dns_ports),
-                tls=_ports(tls_ports),
-                http=_ports(http_ports),
-                quic=_ports(quic_ports),
-                radius=_ports(radius_ports),
-                sip=_ports(sip_ports),
-                vxlan=VXLAN,
-            ),
-            access=tuple(map(_prefix, access)) if access else EVERYTHING,
-            window_s=window_s,
-            linger_s=linger_s,
+        ports = Ports(
+            dns=_ports(dns_ports),
+            tls=_ports(tls_ports),
+            http=_ports(http_ports),
+            quic=_ports(quic_ports),
+            radius=_ports(radius_ports),
+            sip=_ports(sip_ports),
+            vxlan=VXLAN,
         )
-        lines = (
-            observed(frames(files), config)
-            if observations
-            else ({"class": name, **row} for name, row in recorded(frames(files), classes, config))
-        )
+        prefixes = tuple(map(_prefix, access)) if access else EVERYTHING
     except ValueError as error:
         _fail(str(error), code=2)
+    config = ReplayConfig(ports=ports, access=prefixes, window_s=window_s, linger_s=linger_s)
     try:
-        for line in lines:
+        for line in _lines(files, classes, config):
             sys.stdout.write(json.dumps(line) + "\n")
     except CaptureFileError as error:
         sys.stdout.flush()
         _fail(str(error))
     except OSError as error:
         _fail(f"{error.filename}: {error.strerror}")
+
+
+def _lines(files: list[Path], classes: list[str], config: ReplayConfig) -> Iterator[dict[str, Any]]:
+    """Records of these classes, or observations where there are none."""
+    from collector import replay as replaying
+    from collector.capture.replay import frames
+
+    if not classes:
+        yield from replaying.observations(frames(files), config)
+    for name, row in replaying.records(frames(files), classes, config) if classes else ():
+        yield {"class": name, **row}
 
 
 def _ports(text: str) -> tuple[int, ...]:

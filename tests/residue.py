@@ -1,4 +1,4 @@
-"""Folders and markers in, the files that still hold a marker out: raw, and inside column files.
+"""Places and markers in, the files that still hold a marker out: raw, and inside column files.
 
 ClickHouse compresses columns, so looking at raw bytes proves nothing. A column file is a chain of
 blocks: 16 bytes of checksum, then method (0x82 LZ4, 0x90 ZSTD, 0x02 none), compressed size with
@@ -23,12 +23,15 @@ _MAX_BLOCK: Final = 1 << 26
 _OVERLAP: Final = 1 << 10
 
 
-def find(folders: Iterable[Path], markers: Iterable[bytes]) -> dict[bytes, list[Path]]:
-    """Files below `folders` that hold each marker; a file that goes meanwhile holds nothing."""
+def find(places: Iterable[Path], markers: Iterable[bytes]) -> dict[bytes, list[Path]]:
+    """Files that hold each marker: those given, and those below folders that are given.
+
+    A file that goes meanwhile holds nothing.
+    """
     wanted = list(markers)
     found: dict[bytes, list[Path]] = {marker: [] for marker in wanted}
-    for folder in folders:
-        for path in sorted(folder.rglob("*")):
+    for place in places:
+        for path in [place] if place.is_file() else sorted(place.rglob("*")):
             if path.is_symlink() or not path.is_file():
                 continue
             try:

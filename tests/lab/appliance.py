@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -69,7 +70,7 @@ class Appliance:
         self.settings = settings
         self.config = self.folder / "appliance" / "aggregator.toml"
         self.collector_config = self.folder / "collector.toml"
-        self.port, self.metrics_port, self.collector_metrics_port = _free_ports(3)
+        self.port, self.metrics_port, self.collector_metrics_port = free_ports(3)
         self.aggregator: subprocess.Popen[str] | None = None
         self.collector: subprocess.Popen[str] | None = None
         self._stack = ExitStack()
@@ -109,6 +110,10 @@ class Appliance:
             "appliance", "init", str(self.config.parent), "--name", "127.0.0.1",
             "--listen", f"127.0.0.1:{self.port}", "--metrics", f"127.0.0.1:{self.metrics_port}",
         )  # fmt: skip
+        # The retention service is run beside it, where a test or the demo wants it.
+        text = self.config.read_text()
+        start, end_ = text.index("[retention]"), text.index("# Areas for")
+        self.config.write_text(text[:start] + text[end_:])
         seen = self.lab.describe()
         with self.config.open("a") as file:
             file.write(f"north = {json.dumps(seen['prefixes_v4'])}\n")
@@ -180,6 +185,14 @@ listen = "127.0.0.1:{METRICS_PORT}"
     def stop_collector(self) -> None:
         if self.collector is not None:
             end(self.collector, 30.0)
+
+    def retire_collector(self) -> None:
+        """Take the router out of service: all it had is delivered, and its state goes with it.
+
+        A router that stays in service forgets an ended session by itself within an hour.
+        """
+        self.stop_collector()
+        shutil.rmtree(self.folder / "spool")
 
     def kill_collector(self) -> None:
         """SIGKILL, as the out-of-memory killer would."""
@@ -345,7 +358,7 @@ def _strings(values: object) -> Sequence[str]:
     return values
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     sockets = [socket.socket() for _ in range(count)]
     try:
         for each in sockets:

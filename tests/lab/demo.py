@@ -14,7 +14,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -24,8 +24,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from tests.lab import netns
-from tests.lab.appliance import Answers, Appliance
+from tests.lab import netns, retention
+from tests.lab.appliance import Answers, Appliance, free_ports
 from tests.lab.context import Progress as Step
 from tests.lab.lab import Lab
 from tests.lab.truth import CallTruth, SubscriberTruth, Truth
@@ -76,9 +76,14 @@ def run(console: Console, lab: Lab, appliance: Appliance, *, keep: bool) -> int:
     console.print("The day is over; waiting for its last window.")
     appliance.wait_complete(truth.end_ns)
     report = build_report(truth, appliance.answers(truth))
+    print_report(console, report)
+    console.print("\n[bold]Retention[/bold]: a court order for one, the end of the period for all")
+    appliance.retire_collector()
+    report["retention"] = retention.play(appliance, truth, free_ports(1)[0], _sayer(console))
+    report["ok"] = report["ok"] and report["retention"]["ok"]
     path = appliance.folder / "report.json"
     path.write_text(json.dumps(report, indent=1) + "\n")
-    print_report(console, report)
+    console.print(_verdict(report))
     console.print(f"\nReport: {_relative(path)}")
     console.print(_questions(appliance, truth))
     if keep:
@@ -199,10 +204,16 @@ def print_report(console: Console, report: dict[str, Any]) -> None:
     console.print(table)
     for loss in report["losses"]:
         console.print(f"[red]loss[/red] {json.dumps(loss)}")
-    verdict = (
-        "[green]Everything agrees.[/green]" if report["ok"] else "[red]Something differs.[/red]"
-    )
-    console.print(verdict)
+
+
+def _verdict(report: dict[str, Any]) -> str:
+    if report["ok"]:
+        return "[green]Everything agrees.[/green]"
+    return "[red]Something differs.[/red]"
+
+
+def _sayer(console: Console) -> Callable[[str], None]:
+    return lambda text: console.print(f"  {text}", highlight=False, markup=False)
 
 
 def _pair(left: object, right: object) -> str:
