@@ -134,39 +134,81 @@ def appliance_enrol(
         typer.echo(f"wrote {file}")
 
 
-@appliance.command("revoke")
-def appliance_revoke(
-    collector: Annotated[str, typer.Argument(help="Name of the collector, e.g. edge-1.")],
+class StaffRole(StrEnum):
+    """What a person is for, as the retention service's certificates say it."""
+
+    OPERATIONS = "operations"
+    BILLING = "billing"
+    DEMAND = "demand"
+    FAULTS = "faults"
+    LEGAL_REQUESTER = "legal-requester"
+    LEGAL_APPROVER = "legal-approver"
+    DPO = "dpo"
+    AUDITOR = "auditor"
+
+
+@appliance.command("staff")
+def appliance_staff(
+    name: Annotated[str, typer.Argument(help="The person's login name, e.g. amayer.")],
+    role: Annotated[list[StaffRole], typer.Option("--role", help="What for; repeatable.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder for ca.pem, NAME.pem and NAME.key.")
+    ],
+    days: Annotated[int, typer.Option(help="How long it lasts.", min=1, max=825)] = 800,
     config: ConfigPath = configuration.DEFAULT_PATH,
 ) -> None:
-    """Refuse a collector's certificate from now on; the running appliance notices by itself.
+    """Issue the certificate by which a person comes in to the retention service over HTTPS.
+
+    With other roles than before, the certificate of before is revoked. One person has one name,
+    here and as a login: who had two could approve their own requests.
+
+    Example: tallyhold appliance staff amayer --role legal-requester --output amayer-pki
+    """
+    from aggregator.setup import SetupError, staff
+
+    try:
+        files = staff(load(config), name, [each.value for each in role], output, days)
+    except SetupError as error:
+        fail(str(error))
+    for file in files:
+        typer.echo(f"wrote {file}")
+
+
+@appliance.command("revoke")
+def appliance_revoke(
+    name: Annotated[str, typer.Argument(help="Name of the collector or person, e.g. edge-1.")],
+    staff: Annotated[bool, typer.Option("--staff", help="It is a person's certificate.")] = False,
+    config: ConfigPath = configuration.DEFAULT_PATH,
+) -> None:
+    """Refuse a collector's or a person's certificate from now on; the servers notice by themselves.
 
     Example: tallyhold appliance revoke edge-1
     """
     from aggregator.setup import SetupError, revoke
 
     try:
-        serial = revoke(load(config), collector)
+        serial = revoke(load(config), name, kind="staff" if staff else "collectors")
     except SetupError as error:
         fail(str(error))
-    typer.echo(f"revoked certificate {serial:x} of {collector}")
+    typer.echo(f"revoked certificate {serial:x} of {name}")
 
 
 @appliance.command("run")
 def appliance_run(config: ConfigPath = configuration.DEFAULT_PATH) -> None:
-    """Run the engine and the aggregator until SIGTERM or Ctrl-C.
+    """Run the engine, the aggregator and the retention service until SIGTERM or Ctrl-C.
 
     Example: tallyhold appliance run --config /etc/tallyhold/aggregator.toml
     """
     import asyncio
     import logging
 
-    from aggregator.service import STARTUP_ERRORS, Aggregator, run
+    from aggregator.companion import Appliance
+    from aggregator.service import STARTUP_ERRORS, run
 
     settings = load(config)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     try:
-        asyncio.run(run(Aggregator(settings)))
+        asyncio.run(run(Appliance(settings)))
     except STARTUP_ERRORS as error:
         fail(str(error))
 

@@ -98,6 +98,13 @@ class Audit:
 
 
 @dataclass(config=STRICT)
+class Retention:
+    """config: of the retention service, which `appliance run` then runs beside the engine."""
+
+    config: Folder
+
+
+@dataclass(config=STRICT)
 class Limits:
     """How much to bear at once, and how far clocks may differ. demand_lines: fewest lines of an
     area whose number is stored."""
@@ -125,6 +132,7 @@ class Config:
     attribution: Attribution = field(default_factory=Attribution)
     limits: Limits = field(default_factory=Limits)
     audit: Audit = field(default_factory=Audit)
+    retention: Retention | None = None
 
     def networks(self) -> dict[str, list[ipaddress.IPv4Network | ipaddress.IPv6Network]]:
         """Areas with their prefixes parsed."""
@@ -159,6 +167,7 @@ def dump(config: Config) -> dict[str, Any]:
 
 def _missing_files(config: Config) -> list[str]:
     files = {f"tls.{name}": getattr(config.tls, name) for name in ("ca", "cert", "key", "crl")}
+    files["retention.config"] = config.retention.config if config.retention else None
     if config.engine.kind == "server":
         files["engine.password_file"] = config.engine.password_file
         files["engine.ca"] = config.engine.ca

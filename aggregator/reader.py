@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from aggregator.config import Config
 from aggregator.store.client import Client
 from aggregator.store.endpoint import Endpoint, read_password
-from aggregator.store.errors import Refused, Unavailable
+from aggregator.store.engine_files import bundled_port
 
 
 def reader(config: Config, user: str = "reader") -> Client:
@@ -43,18 +42,3 @@ def advice(config: Config, path: Path) -> str:
     if config.engine.kind == "server":
         return f"check that the server runs, and [engine] host and port in {path}"
     return f"start it with: tallyhold appliance run --config {path}"
-
-
-def bundled_port(data: Path) -> int:
-    """The port that the engine in this folder was last started on."""
-    try:
-        found = re.search(r"<tcp_port>(\d+)</tcp_port>", (data / "config.xml").read_text())
-    except FileNotFoundError:
-        raise Unavailable(
-            f"no engine was ever started in {data}: run tallyhold appliance"
-        ) from None
-    except OSError as error:
-        raise Refused(f"{data}/config.xml: {error.strerror}") from None
-    if found is None:
-        raise Unavailable(f"{data}/config.xml names no port: start the appliance again")
-    return int(found[1])

@@ -25,10 +25,11 @@ from aggregator.ingest.tls import TlsError, TlsFiles, TlsGate
 from aggregator.metrics import Metrics
 from aggregator.store.bundled import Engine, EngineConfig
 from aggregator.store.client import Client, Endpoint, StoreError, read_password
+from aggregator.store.closed import ClosedPartitions
 from aggregator.store.engine_files import EngineError
 from aggregator.store.migrate import Migrator
 from aggregator.store.schema import SchemaError
-from aggregator.store.writer import Closed, never_closed
+from aggregator.store.writer import Closed
 
 log = logging.getLogger(__name__)
 
@@ -46,14 +47,15 @@ STARTUP_ERRORS: Final = (EngineError, StoreError, SchemaError, TlsError, ListenE
 class Aggregator:
     """The whole aggregator. `engine` is None where a server is used; `client` is set by `start`.
 
-    closed: says which partitions take no more rows; the retention service gives it.
+    closed: says which partitions take no more rows; by default what the retention service has
+    published in the store.
     """
 
     def __init__(
         self,
         config: Config,
         *,
-        closed: Closed = never_closed,
+        closed: Closed | None = None,
         metrics: Metrics | None = None,
         now: Callable[[], int] = time.time_ns,
     ) -> None:
@@ -160,7 +162,7 @@ class Aggregator:
             Areas(config.networks()),
             self.metrics,
             PipelineConfig(int(limits.clock_skew_s * 1e9), limits.demand_lines),
-            closed=self._closed,
+            closed=self._closed or ClosedPartitions(self.client),
             now=self._now,
         )
         gate = TlsGate(TlsFiles(config.tls.ca, config.tls.cert, config.tls.key, config.tls.crl))

@@ -10,6 +10,7 @@ the metrics server only reads the last published snapshot; neither can stall the
 from __future__ import annotations
 
 import logging
+import os
 import time
 import traceback
 import uuid
@@ -20,7 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-from collector import build
+from collector import build, hygiene
 from collector.capture import netlink
 from collector.capture.links import LinksUnavailable
 from collector.capture.netlink import ConntrackConfig, ConntrackEvents
@@ -42,6 +43,7 @@ from collector.sources import Sources
 from collector.spool import Spool, SpoolError
 from collector.track.journal_events import JournalEvent, control_event
 from collector.track.observer import Observer, ObserverConfig
+from collector.track.safeguard.tracker import Randomness
 from collector.track.sessions import BindingChange
 from collector.track.trackers import Trackers, touches_calls
 from collector.uplink import Uplink
@@ -75,7 +77,7 @@ class Collector:
         self._now, self._monotonic = now, monotonic
         self.boot = uuid.uuid4().hex
         self.started_ns = now()
-        self.trackers = Trackers(build.trackers_config(config), self.started_ns)
+        self.trackers = self._new_trackers()
         self._secrets: dict[bytes, bytes] = {}  # read by `start`; the observer sees them then
         self.observer = Observer(ObserverConfig({}, build.ports(config), self._secrets))
         self.window = build.window(config)
@@ -102,6 +104,9 @@ class Collector:
         """Take spool, counters and sockets, and go on where the last run ended. Raises OSError,
         SpoolError, JournalError, RestartNeeded or ValueError; nothing is left running then."""
         try:
+            if self.trackers.safeguard:
+                for missing in hygiene.harden():
+                    log.warning("SafeGuard: %s", missing)
             self._secrets.update(build.secrets(self.config))
             self.metrics.start()
             for name in netlink.prepare().changed:
@@ -133,6 +138,8 @@ class Collector:
 
     def stop(self) -> None:
         """Send what is spooled while the aggregator answers, and let everything go."""
+        if self.trackers.safeguard:
+            self.trackers.safeguard.wipe()
         with ExitStack() as stack:
             stack.callback(self.metrics.stop)
             stack.callback(self.spool.stop)
@@ -198,10 +205,14 @@ class Collector:
     def _state(self) -> dict[str, object]:
         return {"trackers": self.trackers.snapshot(), "window": self.window.snapshot()}
 
+    def _new_trackers(self) -> Trackers:
+        randomness = Randomness(os.urandom, hygiene.fill_random)
+        return Trackers(build.trackers_config(self.config), self.started_ns, randomness)
+
     def _resume(self) -> bool:
         """Go on where the last run ended; false where there was no last reading of counters."""
         self.started_ns = now = self._now()
-        self.trackers = Trackers(build.trackers_config(self.config), now)
+        self.trackers = self._new_trackers()
         found = resume(self.journal, self.spool.last_sequence, self.trackers, self.window, now)
         volume = self.trackers.volume
         self.counters.start(volume, restart=found.is_restart)

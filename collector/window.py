@@ -30,7 +30,7 @@ from collector.wire.columns import (
 )
 from collector.wire.gaps import gap_columns
 from collector.wire.loss import Loss
-from collector.wire.records import CLASSES, GAP
+from collector.wire.records import BLOCK_COUNT, CLASSES, GAP, SAFEGUARD_LEDGER
 
 SECOND_NS: Final = 1_000_000_000
 MIN_LENGTH_NS: Final = SECOND_NS
@@ -43,6 +43,9 @@ SLEW_PPM: Final = 1_000
 RESERVE_BYTES: Final = 1024 * 1024
 """Room left in each batch for its header, Arrow's own metadata and the spool's gap rows."""
 _STRING_OVERHEAD_BYTES: Final = 5
+_RELEASE: Final = (BLOCK_COUNT.name, SAFEGUARD_LEDGER.name)
+"""Taken by the aggregator as a whole or not at all, so they go into one batch: all that can wait
+for one (`collector.track.safeguard.tracker.MAX_PENDING`) is a fifth of its size."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,15 +236,20 @@ def cut(merged: Mapping[str, pa.RecordBatch], max_rows: int, max_bytes: int) -> 
     """Rows by class into pieces of at most `max_rows` and about `max_bytes`; an empty one if none.
 
     Rows keep their order, classes that of CLASSES. A row larger than `max_bytes` has a piece of
-    its own. Nothing is copied.
+    its own, and the classes of _RELEASE are together in one. Nothing is copied.
     """
     piece: dict[str, pa.RecordBatch] = {}
     rows_left, bytes_left = max_rows, max_bytes
+    release_rows, release_bytes = _release_size(merged)
     for name in CLASSES:
         batch = merged.get(name)
         if batch is None or not batch.num_rows:
             continue
         ends = _cumulative_bytes(name, batch)
+        is_apart = piece and name in _RELEASE and not piece.keys() & set(_RELEASE)
+        if is_apart and (release_rows > rows_left or release_bytes > bytes_left):
+            yield Piece(piece)
+            piece, rows_left, bytes_left = {}, max_rows, max_bytes
         done = 0
         while done < batch.num_rows:
             base = int(ends[done - 1]) if done else 0
@@ -257,6 +265,14 @@ def cut(merged: Mapping[str, pa.RecordBatch], max_rows: int, max_bytes: int) -> 
             rows_left -= count
             bytes_left -= int(ends[done - 1]) - base
     yield Piece(piece)
+
+
+def _release_size(merged: Mapping[str, pa.RecordBatch]) -> tuple[int, int]:
+    """Rows and bytes of the classes that stay together."""
+    found = [(name, merged[name]) for name in _RELEASE if name in merged]
+    rows = sum(batch.num_rows for _, batch in found)
+    size = sum(int(_cumulative_bytes(name, each)[-1]) for name, each in found if each.num_rows)
+    return rows, size
 
 
 def _by_class(taken: Iterable[Mapping[str, Columns]]) -> dict[str, list[Columns]]:

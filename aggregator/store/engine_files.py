@@ -1,9 +1,10 @@
 """What the bundled engine finds in its folder: passwords, users with their grants, configuration.
 
 Three users exist, each with a generated password in a file of mode 0600: `writer` adds rows and
-makes tables, `reader` reads, `keeper` alone may remove rows and is for the retention service. The
-user `default` has no password, as the engine's own first statement cannot carry one; it may only
-open the listener and read the control folder, which holds nothing but a FIFO.
+makes tables, `reader` reads all but late rows, `keeper` is for the retention service: it alone may
+remove rows, look into the vault and say which partitions are closed. The user `default` has no
+password, as the engine's own first statement cannot carry one; it may only open the listener and
+read the control folder, which holds nothing but a FIFO.
 """
 
 from __future__ import annotations
@@ -11,12 +12,16 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import secrets
 import socket
 import stat
 from pathlib import Path
 from typing import Final
 from xml.sax.saxutils import escape
+
+from aggregator.store.errors import Refused, Unavailable
+from aggregator.store.schema import CLOSED, LATE_TABLES, TABLES
 
 HOST: Final = "127.0.0.1"
 USERS: Final = ("writer", "reader", "keeper")
@@ -63,6 +68,24 @@ def write(path: Path, text: str, mode: int) -> None:
     temporary.replace(path)
 
 
+def bundled_port(data: Path) -> int:
+    """The port that the engine in this folder was last started on.
+
+    Raises Unavailable where it never was, and Refused where its configuration may not be read.
+    """
+    try:
+        found = re.search(r"<tcp_port>(\d+)</tcp_port>", (data / "config.xml").read_text())
+    except FileNotFoundError:
+        raise Unavailable(
+            f"no engine was ever started in {data}: run tallyhold appliance"
+        ) from None
+    except OSError as error:
+        raise Refused(f"{data}/config.xml: {error.strerror}") from None
+    if found is None:
+        raise Unavailable(f"{data}/config.xml names no port: start the appliance again")
+    return int(found[1])
+
+
 def make_fifo(path: Path) -> None:
     with contextlib.suppress(FileNotFoundError):
         path.unlink()
@@ -70,6 +93,7 @@ def make_fifo(path: Path) -> None:
 
 
 def config_xml(data: Path, port: int, memory_ratio: float) -> str:
+    # No size protects a partition from its end: the default would refuse to drop one over 50 GB.
     folder = escape(str(data))
     return f"""<clickhouse>
   <log-level>fatal</log-level>
@@ -86,19 +110,29 @@ def config_xml(data: Path, port: int, memory_ratio: float) -> str:
   <max_server_memory_usage_to_ram_ratio>{memory_ratio}</max_server_memory_usage_to_ram_ratio>
   <mark_cache_size>268435456</mark_cache_size>
   <uncompressed_cache_size>0</uncompressed_cache_size>
+  <max_partition_size_to_drop>0</max_partition_size_to_drop>
+  <max_table_size_to_drop>0</max_table_size_to_drop>
 </clickhouse>
 """
 
 
 def users_xml(hashes: dict[str, str], database: str) -> str:
+    tables = {*TABLES, "schema_migrations"}
+    written = sorted(tables - {CLOSED.name})
+    read = sorted(tables - LATE_TABLES.keys())
     grants = {
         "writer": (
-            f"GRANT SELECT, INSERT, CREATE DATABASE, CREATE TABLE, CREATE VIEW, ALTER COLUMN,"
+            f"GRANT SELECT, CREATE DATABASE, CREATE TABLE, CREATE VIEW, ALTER COLUMN,"
             f" ALTER SETTINGS, SHOW ON {database}.*",
+            *(f"GRANT INSERT ON {database}.{table}" for table in written),
             "GRANT TABLE ENGINE ON *",
             "GRANT SELECT ON system.*",
         ),
-        "reader": (f"GRANT SELECT, SHOW ON {database}.*", "GRANT SELECT ON system.*"),
+        "reader": (
+            f"GRANT SHOW ON {database}.*",
+            *(f"GRANT SELECT ON {database}.{table}" for table in read),
+            "GRANT SELECT ON system.*",
+        ),
         "keeper": (
             f"GRANT ALL ON {database}.*",
             f"GRANT ALL ON {VAULT}.*",

@@ -8,7 +8,7 @@ this code writes, so that a drift is an error at start and not a lost row at nig
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal, Protocol
 
 from collector.wire.records import CLASSES, RecordClass
@@ -56,8 +56,9 @@ class Table:
 
     columns: (name, ClickHouse type) of the columns an insert names, in order. computed: columns
     the engine fills. time: column in microseconds behind `time` and, but for mappings (the day
-    the mapping ended), behind `clock_day`. replacing: True where the newest version of a
-    record_id replaces older ones. personal: True where rows belong to a person.
+    the mapping ended), behind `clock_day`; "" where rows have no time. period: of the partitions.
+    replacing: True where the newest version of a record_id replaces older ones. personal: True
+    where rows belong to a person.
     """
 
     name: str
@@ -146,28 +147,39 @@ LEDGER: Final = Table(
 )
 """What was taken from whom. It outlives the rows, so that a resend brings no purged rows back."""
 
+NOT_YET: Final = frozenset({"block_count", "safeguard_ledger"})
+"""Classes without a table: no collector sends them before there is one."""
 RECORD_TABLES: Final[dict[str, Table]] = {
-    name: table_of(record_class) for name, record_class in CLASSES.items()
+    name: table_of(record_class) for name, record_class in CLASSES.items() if name not in NOT_YET
 }
+CLOSED: Final = Table(
+    "closed_partitions",
+    (("record_class", "String"), ("first_open", "UInt32"), ("version", "UInt64")),
+    (),
+    "",
+    "month",
+    replacing=True,
+    personal=False,
+)
+"""Which partitions take no more rows: per class, all below the `first_open` of the newest version.
+The retention service writes it, ingest reads it. Not partitioned: it has a row for each class."""
+
+ARRIVED: Final = ("arrived", "DateTime('UTC')")
+"""When the server took a late row, by its own clock; late tables are partitioned by it."""
+
 LATE_TABLES: Final[dict[str, Table]] = {
-    f"late_{name}": Table(
-        f"late_{name}",
-        table.columns,
-        table.computed,
-        table.time,
-        table.period,
-        table.replacing,
-        table.personal,
-    )
+    f"late_{name}": replace(table, name=f"late_{name}", computed=(*table.computed, ARRIVED))
     for name, table in RECORD_TABLES.items()
     if table.personal
 }
-"""Where rows of a closed partition go: only the retention service reads them."""
+"""Where rows of a closed partition go: only the retention service reads them. Their partitions are
+slots of arrival and not the class's period, so that one that is over takes no more rows."""
 
 TABLES: Final[dict[str, Table]] = {
     **RECORD_TABLES,
     "demand": DEMAND,
     "ingest_ledger": LEDGER,
+    "closed_partitions": CLOSED,
     **LATE_TABLES,
 }
 

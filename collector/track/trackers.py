@@ -17,6 +17,8 @@ from collector.track.flows import FlowConfig, Flows, Rows
 from collector.track.hosts import Hosts, HostsConfig, HostSeen, Resolution
 from collector.track.journal_events import reading_of, sample_of
 from collector.track.links import Links, LinksConfig
+from collector.track.safeguard.domain import Blocked, SafeguardConfig
+from collector.track.safeguard.tracker import Randomness, SafeGuard
 from collector.track.sessions import BindingChange, Sessions, SessionsConfig
 from collector.track.volume import Volume, VolumeConfig
 from collector.wire.columns import Columns
@@ -30,6 +32,7 @@ CLASSES_OF: Final[dict[str, tuple[str, ...]]] = {
     "flows": ("visit", "mapping"),
     "volume": ("usage",),
     "links": ("link",),
+    "safeguard": ("block_count", "safeguard_ledger"),
 }
 """Record classes that each tracker makes, by the name of its part of a snapshot."""
 _OUTCOMES: Final = ("seen", "recorded", "ignored", "lost", "open", "malformed")
@@ -50,23 +53,34 @@ class TrackersConfig:
     max_sessions: int = 262_144
     max_calls: int = 65_536
     max_flows: int = 1 << 20
+    safeguard: SafeguardConfig | None = None
 
 
 class Trackers:
-    """Sessions, calls, visits, flows, volume and links of one run from `started_ns` on."""
+    """Sessions, calls, visits, flows, volume and links of one run from `started_ns` on.
 
-    def __init__(self, config: TrackersConfig, started_ns: int) -> None:
-        self._config, self._started_ns = config, started_ns
+    SafeGuard is there where it is configured, and then needs `randomness` (ValueError without it).
+    """
+
+    def __init__(
+        self, config: TrackersConfig, started_ns: int, randomness: Randomness | None = None
+    ) -> None:
+        self._config, self._started_ns, self._randomness = config, started_ns, randomness
         self.sessions = self._new_sessions()
         self.calls = self._new_calls()
         self.hosts = self._new_hosts()
         self.flows = self._new_flows()
         self.volume = self._new_volume()
         self.links = self._new_links()
+        self.safeguard = self._new_safeguard()
 
-    def observed(self, event: HostSeen | Resolution) -> None:
-        """A host or an answer was seen; not journalled, as a restart tells visits as lost."""
-        if isinstance(event, HostSeen):
+    def observed(self, event: HostSeen | Resolution | Blocked) -> None:
+        """A host, an answer or a block was seen; not journalled, as a restart tells visits as lost
+        and makes the day of SafeGuard silent."""
+        if isinstance(event, Blocked):
+            if self.safeguard:
+                self.safeguard.blocked(event)
+        elif isinstance(event, HostSeen):
             self.hosts.seen(event)
         else:
             self.hosts.resolved(event)
@@ -105,13 +119,16 @@ class Trackers:
         self.hosts.flows(self.flows.dump(rows, now_ns, complete))
 
     def tick(self, now_ns: int) -> list[BindingChange]:
-        """Let time pass: session and call timers run."""
+        """Let time pass: session and call timers run, hours and days of SafeGuard end."""
+        if self.safeguard:
+            self.safeguard.advance(now_ns)
         self.calls.tick(now_ns)
         return self.sessions.tick(now_ns)
 
     def take(self, start_ns: int, end_ns: int, now_ns: int) -> list[Mapping[str, Columns]]:
         """Rows of the closing window of every tracker."""
         flows = self.flows.ended_counts()
+        guard = self.safeguard
         return [
             self.sessions.take(start_ns, end_ns, now_ns),
             self.volume.take(start_ns, end_ns, now_ns, flows),
@@ -119,6 +136,7 @@ class Trackers:
             self.hosts.take(start_ns, end_ns, now_ns),
             self.calls.take(start_ns, end_ns, now_ns),
             self.links.take(start_ns, end_ns, now_ns),
+            guard.take(start_ns, end_ns, now_ns) if guard else {},
         ]
 
     def losses(self) -> list[Loss]:
@@ -134,7 +152,7 @@ class Trackers:
 
     def snapshot(self) -> dict[str, object]:
         """JSON-able state of every tracker; take it where a window closes, after `take`."""
-        return {
+        state: dict[str, object] = {
             "version": VERSION,
             "sessions": self.sessions.snapshot(),
             "calls": self.calls.snapshot(),
@@ -143,6 +161,9 @@ class Trackers:
             "volume": self.volume.snapshot(),
             "links": self.links.snapshot(),
         }
+        if self.safeguard:
+            state["safeguard"] = self.safeguard.snapshot()
+        return state
 
     def restore(self, snapshot: Mapping[str, Any], now_ns: int) -> list[str]:
         """Go on where `snapshot` was taken; gives the trackers whose part of it is damaged.
@@ -154,6 +175,8 @@ class Trackers:
             raise ValueError("the state is of another version")
         damaged = []
         for name in CLASSES_OF:
+            if name == "safeguard" and (self.safeguard is None or name not in snapshot):
+                continue  # it came or went with the configuration
             try:
                 getattr(self, name).restore(snapshot[name], now_ns)
             except Exception:  # what a damaged state makes of a tracker has no end of names
@@ -229,6 +252,14 @@ class Trackers:
 
     def _new_links(self) -> Links:
         return Links(LinksConfig(window_ns=self._config.window_ns))
+
+    def _new_safeguard(self) -> SafeGuard | None:
+        config = self._config
+        if config.safeguard is None:
+            return None
+        if self._randomness is None:
+            raise ValueError("SafeGuard needs a source of random bytes")
+        return SafeGuard(config.safeguard, config.access, config.ipv6_prefix_len, self._randomness)
 
 
 def equation(counts: Mapping[str, int]) -> dict[str, int]:

@@ -266,8 +266,62 @@ GAP = RecordClass(
     ),
 )
 
+BLOCK_COUNT = RecordClass(
+    "block_count",
+    "noisy number of households that met a block: one cell of the public domain and one window",
+    "start_ns",
+    ("release", "region", "category"),
+    (
+        *_COMMON,
+        *_WINDOW,
+        Column("marginal", "str", "category-hour, region-category-day or kept-day"),
+        Column("region", "str", "region of the public domain; empty where the marginal has none"),
+        Column("category", "str", "category, or for kept-day: whole or clipped"),
+        Column("count", "i64", "households plus discrete Laplace noise; can be below zero"),
+        Column("mechanism", "id", "parameters of the noise, hashed"),
+        Column("release", "id", "the safeguard_ledger entry that accounts for the row"),
+    ),
+)
+"""`observed_ns` is the end of the window: no time of an event is in a row. Zeros have rows too."""
+
+SAFEGUARD_LEDGER = RecordClass(
+    "safeguard_ledger",
+    "what one window of one marginal told of a household at most, or that it stayed silent",
+    "start_ns",
+    ("release",),
+    (
+        *_COMMON,
+        *_WINDOW,
+        Column("release", "id", "collector, mechanism, marginal, window and outcome, hashed"),
+        Column("mechanism", "id", "parameters of the noise, hashed"),
+        Column("marginal", "str", "category-hour, region-category-day or kept-day"),
+        Column("scale_num", "u32", "scale of the noise, numerator"),
+        Column("scale_den", "u32", "scale of the noise, denominator"),
+        Column("l0", "u32", "cells that one household can change by one, all windows of the day"),
+        Column("epsilon_micro", "u64", "millionths of epsilon charged to the household-day"),
+        Column("routers", "u32", "routers that may count one household in a day"),
+        Column("restarts", "u32", "starts of the collector in the day"),
+        Column("rows", "u32", "block_count rows of the release: the size of the public domain"),
+        Column("outcome", "str", "released or silent"),
+    ),
+)
+"""epsilon_micro = l0 * routers / scale. The hours of a day share the day's caps and so one charge,
+which the day's first released hour carries; those after it carry 0."""
+
 CLASSES: Final[dict[str, RecordClass]] = {
-    c.name: c for c in (BINDING, SESSION, USAGE, MAPPING, VISIT, CALL, LINK, GAP)
+    c.name: c
+    for c in (
+        BINDING,
+        SESSION,
+        USAGE,
+        MAPPING,
+        VISIT,
+        CALL,
+        LINK,
+        GAP,
+        BLOCK_COUNT,
+        SAFEGUARD_LEDGER,
+    )
 }
 """Every record class by name, in the order in which a batch carries them: bindings come before
 the rows that are attributed by them."""

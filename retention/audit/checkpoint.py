@@ -45,7 +45,14 @@ class Key:
 
     def __str__(self) -> str:
         """Text form: name+id+base64(type, public key)."""
-        return f"{self.name}+{self.id.hex()}+{_b64(bytes([self.kind]) + self.public)}"
+        return f"{self.name}+{self.id.hex()}+{to_base64(bytes([self.kind]) + self.public)}"
+
+    def verify(self, data: bytes, signature: bytes) -> None:
+        """Raise NoteError unless the signature is this key's over these bytes."""
+        try:
+            Ed25519PublicKey.from_public_bytes(self.public).verify(signature, data)
+        except InvalidSignature as error:
+            raise NoteError(f"a wrong signature under the name {self.name}") from error
 
     @classmethod
     def parse(cls, text: str) -> Key:
@@ -53,7 +60,7 @@ class Key:
         parts = text.strip().split("+", 2)  # base64 has plus signs too
         if len(parts) != 3 or not _NAME.fullmatch(parts[0]):
             raise NoteError("not a verifier key: name+id+base64 expected")
-        data = _unb64(parts[2])
+        data = from_base64(parts[2])
         if len(data) != 33 or data[0] not in (LOG, WITNESS):
             raise NoteError("not an Ed25519 key of a log or a witness")
         key = cls(parts[0], data[0], data[1:])
@@ -82,7 +89,7 @@ class Signer:
         parts = text.strip().removeprefix(_SECRET).split("+", 2)
         if not text.startswith(_SECRET) or len(parts) != 3:
             raise NoteError("not a signing key")
-        data = _unb64(parts[2])
+        data = from_base64(parts[2])
         if len(data) != 33:
             raise NoteError("not an Ed25519 signing key")
         signer = cls(parts[0], data[0], Ed25519PrivateKey.from_private_bytes(data[1:]))
@@ -93,13 +100,17 @@ class Signer:
     def secret(self) -> str:
         """Text form of the private key, for a file that only its owner can read."""
         data = bytes([self.key.kind]) + self._private.private_bytes_raw()
-        return f"{_SECRET}{self.key.name}+{self.key.id.hex()}+{_b64(data)}\n"
+        return f"{_SECRET}{self.key.name}+{self.key.id.hex()}+{to_base64(data)}\n"
 
     def sign(self, text: str, seconds: int = 0) -> str:
         """Give the signature line for a note's text; a witness states the time in seconds."""
         stamp = seconds.to_bytes(8, "big") if self.key.kind == WITNESS else b""
-        signature = self._private.sign(_message(self.key.kind, text, seconds))
+        signature = self.sign_bytes(_message(self.key.kind, text, seconds))
         return str(Line(self.key.name, self.key.id, stamp + signature))
+
+    def sign_bytes(self, data: bytes) -> bytes:
+        """Give the bare signature over bytes that can be no note: canonical JSON."""
+        return self._private.sign(data)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +127,7 @@ class Line:
 
     def __str__(self) -> str:
         """The line, with its end."""
-        return f"\u2014 {self.name} {_b64(self.id + self.signature)}\n"
+        return f"\u2014 {self.name} {to_base64(self.id + self.signature)}\n"
 
     @property
     def seconds(self) -> int:
@@ -152,7 +163,7 @@ class Checkpoint:
         lines = tuple(_line(line) for line in signatures[:-1].split("\n"))
         if len(lines) > MAX_SIGNATURES:
             raise NoteError(f"more than {MAX_SIGNATURES} signatures")
-        return cls(match[1], int(match[2]), _unb64(match[3]), text + "\n", lines)
+        return cls(match[1], int(match[2]), from_base64(match[3]), text + "\n", lines)
 
     def signed_by(self, key: Key) -> Line:
         """Give the line by which `key` signed; raises NoteError if none does, or one wrongly."""
@@ -161,13 +172,7 @@ class Checkpoint:
             raise NoteError(f"not signed by {key.name}")
         for line in found:
             stamp = 8 if key.kind == WITNESS else 0
-            message = _message(key.kind, self.text, line.seconds)
-            try:
-                Ed25519PublicKey.from_public_bytes(key.public).verify(
-                    line.signature[stamp:], message
-                )
-            except InvalidSignature as error:
-                raise NoteError(f"a wrong signature under the name {key.name}") from error
+            key.verify(_message(key.kind, self.text, line.seconds), line.signature[stamp:])
         return found[0]
 
     def unknown(self, keys: list[Key]) -> list[str]:
@@ -177,12 +182,12 @@ class Checkpoint:
 
 def checkpoint_text(origin: str, size: int, root: bytes) -> str:
     """The text that is signed."""
-    return f"{origin}\n{size}\n{_b64(root)}\n"
+    return f"{origin}\n{size}\n{to_base64(root)}\n"
 
 
 def proof_text(index: int, path: list[bytes], note: str) -> str:
     """A proof that a leaf is in the log (C2SP tlog-proof): index, audit path, checkpoint."""
-    hashes = "".join(f"{_b64(step)}\n" for step in path)
+    hashes = "".join(f"{to_base64(step)}\n" for step in path)
     return f"c2sp.org/tlog-proof@v1\nindex {index}\n{hashes}\n{note}"
 
 
@@ -193,7 +198,7 @@ def parse_proof(text: str) -> tuple[int, list[bytes], Checkpoint]:
     number = lines[1].removeprefix("index ") if len(lines) > 1 else ""
     if lines[0] != "c2sp.org/tlog-proof@v1" or not re.fullmatch(r"0|[1-9][0-9]{0,15}", number):
         raise NoteError("not a proof of inclusion")
-    return int(number), [_unb64(line) for line in lines[2:]], Checkpoint.parse(note.encode())
+    return int(number), [from_base64(line) for line in lines[2:]], Checkpoint.parse(note.encode())
 
 
 def _message(kind: int, text: str, seconds: int) -> bytes:
@@ -205,22 +210,23 @@ def _line(text: str) -> Line:
     parts = text.split(" ")
     if len(parts) != 3 or parts[0] != "\u2014" or not _NAME.fullmatch(parts[1]):
         raise NoteError("not a signature line")
-    data = _unb64(parts[2])
+    data = from_base64(parts[2])
     if len(data) < 5:
         raise NoteError("a signature line without a signature")
     return Line(parts[1], data[:4], data[4:])
 
 
-def _b64(data: bytes) -> str:
+def to_base64(data: bytes) -> str:
+    """Text of bytes, as notes have it."""
     return base64.b64encode(data).decode()
 
 
-def _unb64(text: str) -> bytes:
+def from_base64(text: str) -> bytes:
     """Strict base64: bits that a decoder would drop must be zero, so every byte counts."""
     try:
         data = base64.b64decode(text.encode(), validate=True)
     except (binascii.Error, UnicodeEncodeError) as error:
         raise NoteError("not base64") from error
-    if _b64(data) != text:
+    if to_base64(data) != text:
         raise NoteError("base64 that is not in its one form")
     return data

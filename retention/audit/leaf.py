@@ -8,14 +8,26 @@ for good, so that a reader sees who is the same without learning who it is.
 What the writer owes the replay (`replay.py`), so that the log alone can be judged:
 - `generation` counts the changes to what is held. Each hold leaf except `hold.evidence` and
   `hold.release-*` raises it by one; these carry the present number.
-- Before `purge.intent` of a partition, each active hold of that class whose interval meets
-  [earliest, end) has a `hold.evidence` for it, counted apart from the purge; rows may be 0.
+- A partition is named after its clock day or month ("20261122", "202611"), and [start, end) are
+  those days. Its rows may cover more: [earliest, latest) is from the first instant that any of
+  them covers, at most `start`, to the first after what any covers, at least `end`. Holds meet a
+  partition on [earliest, latest).
+- `retain_until` is the period after the first instant of the partition's last clock day.
+  `partition.seen` stands before its first intent, and again when span or period changed.
+- Before `purge.intent`, each active hold of that class whose interval meets [earliest, latest)
+  has a `hold.evidence` for the partition, counted apart from the purge, after the partition was
+  closed for writing (retain-until) and after the hold last grew; rows may be 0.
 - `purge.preserved.holds` and the certificates list each such hold that has rows.
 - A purge that has logged what it preserved is ended (dropped or failed), after a crash too, before
-  a leaf that raises the generation: hold submission takes the same lock.
-- `hold.evidence` counts rows where they live and in the vault together.
-- `earliest` is the first instant that any row of the partition covers, for classes whose rows
-  are intervals; else it is `start`.
+  a leaf that raises the generation, another intent, a late sweep, or a policy that lengthens its
+  period: all of them take the same lock.
+- A purge has one pending certificate at most, then one final one, within 31 days of its drop. The
+  leaf's `digest` is the SHA-256 of the file under `certificates/` (`sealed.py`).
+- `hold.evidence` counts rows where they live and in the vault together, each identity once.
+- `late.swept` counts as preserved the rows that the sweep adds to the vault; a copy of a row that
+  is kept elsewhere counts as destroyed. It stands before the rows are dropped.
+- After 31 days without any leaf nothing is destroyed before a trusted `clock.step`: a clock that
+  jumped ahead looks like that.
 - `at` never goes back but in `clock.step`.
 """
 
@@ -81,7 +93,7 @@ _HOLD: Final = {"hold": "id", "generation": "count"}
 _APPROVED: Final = _HOLD | {"approver": "commitment", "role": "code"}
 _COUNTS: Final = {"rows_before": "count", "preserved": "count", "destroyed": "count"}
 _PLACE: Final = {"class": "id", "partition": "id"}
-_SPAN: Final = _PLACE | {"start": "time", "end": "time", "earliest": "time"}
+_SPAN: Final = _PLACE | {"start": "time", "end": "time", "earliest": "time", "latest": "time"}
 _CERTIFICATE: Final = (
     {"purge": "id", "digest": "digest", "policy": "digest", "generation": "count"}
     | _COUNTS
@@ -92,7 +104,14 @@ KINDS: Final[dict[str, dict[str, str]]] = {
     # The log itself.
     "genesis": {"origin": "name", "key": "vkey"},
     "heartbeat": {"generation": "count", "holds": "count"},
-    "clock.step": {"delta": "count", "backward": "bool", "trusted": "bool", "reason": "code"},
+    # `actor`: who confirmed the clock; null where the service found it by itself.
+    "clock.step": {
+        "delta": "count",
+        "backward": "bool",
+        "trusted": "bool",
+        "reason": "code",
+        "actor": "commitment?",
+    },
     "config.changed": {"digest": "digest", "actor": "commitment?"},
     "witness.enrolled": {"key": "vkey", "actor": "commitment"},
     "witness.cosigned": {"size": "count", "keyid": "keyid", "digest": "digest"},
@@ -107,6 +126,7 @@ KINDS: Final[dict[str, dict[str, str]]] = {
         "basis": "code",
         "order": "digest?",
         "scope": "[scope]",
+        "all_sharers": "bool",
         "expires": "time?",
         "review_by": "time?",
     },
@@ -169,6 +189,9 @@ KINDS: Final[dict[str, dict[str, str]]] = {
 _ENVELOPE: Final = {"v": "count", "kind": "code", "at": "time"}
 
 
+_FIELDS: Final = {kind: _ENVELOPE | fields for kind, fields in KINDS.items()}
+
+
 def check(leaf: Leaf) -> None:
     """Raise LeafError unless the leaf is of a known kind and exactly as that kind is."""
     if type(leaf.get("v")) is not int or leaf["v"] != VERSION:
@@ -176,7 +199,7 @@ def check(leaf: Leaf) -> None:
     kind = leaf.get("kind")
     if not isinstance(kind, str) or kind not in KINDS:
         raise LeafError("a leaf of an unknown kind")
-    _check_object(leaf, _ENVELOPE | KINDS[kind], kind)
+    _check_object(leaf, _FIELDS[kind], kind)
 
 
 def _check_object(value: Any, fields: dict[str, str], where: str) -> None:
@@ -187,19 +210,23 @@ def _check_object(value: Any, fields: dict[str, str], where: str) -> None:
         odd = sorted(fields.keys() - value.keys()) or ["a field it should not have"]
         raise LeafError(f"{where}: wrong fields ({', '.join(odd)})")
     for name, kind in fields.items():
-        _check_field(value[name], kind, f"{where}.{name}")
+        scalar = SCALARS.get(kind)
+        if scalar is None or not scalar(value[name]):
+            _check_field(value[name], kind, where, name)
 
 
-def _check_field(value: Any, kind: str, where: str) -> None:
-    if kind.endswith("?"):
+def _check_field(value: Any, kind: str, where: str, name: str) -> None:
+    scalar = SCALARS.get(kind)
+    if scalar:
+        if not scalar(value):
+            raise LeafError(f"{where}.{name}: not of type {kind}")
+    elif kind.endswith("?"):
         if value is not None:
-            _check_field(value, kind[:-1], where)
+            _check_field(value, kind[:-1], where, name)
     elif kind.startswith("["):
         if not isinstance(value, list) or len(value) > MAX_ITEMS:
-            raise LeafError(f"{where}: not a list of at most {MAX_ITEMS}")
+            raise LeafError(f"{where}.{name}: not a list of at most {MAX_ITEMS}")
         for item in value:
-            _check_field(item, kind[1:-1], where)
-    elif kind in OBJECTS:
-        _check_object(value, OBJECTS[kind], where)
-    elif not SCALARS[kind](value):
-        raise LeafError(f"{where}: not of type {kind}")
+            _check_field(item, kind[1:-1], where, name)
+    else:
+        _check_object(value, OBJECTS[kind], f"{where}.{name}")

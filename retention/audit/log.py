@@ -3,6 +3,7 @@
     folder/checkpoint                    the signed size and root (C2SP tlog-checkpoint)
     folder/tile/entries/…, tile/0/…      leaves and hashes by 256 (C2SP tlog-tiles)
     folder/witnessed/<size>-<key id>     checkpoints as witnesses signed them
+    folder/certificates/<purge>.….json   certificates of destruction (`sealed.py`)
 
 Order of an append: bundles and tiles under new names, synced; the checkpoint renamed into place,
 synced; then the partial tiles of the size before are removed. So the checkpoint covers whole files
@@ -20,7 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-from retention.audit import canonical, disk, leaf, merkle
+from retention.audit import canonical, disk, leaf, merkle, sealed
 from retention.audit.canonical import Leaf
 from retention.audit.checkpoint import (
     WITNESS,
@@ -85,7 +86,7 @@ class LogReader:
         if not 0 <= index < self.size:
             raise LogError(f"no leaf {index}; the log has {self.size}")
         number = index // TILE
-        entries = self._bundle(Tile(ENTRIES, number, min(TILE, self.size - number * TILE)))
+        entries = self.bundle(Tile(ENTRIES, number, min(TILE, self.size - number * TILE)))
         data = entries[index % TILE]
         if merkle.leaf_hash(data) != self.tree.levels[0][index]:
             raise LogError(f"leaf {index} is not the one that was signed")
@@ -114,7 +115,8 @@ class LogReader:
             raise LogError(f"{tile.path} does not hold {tile.width} hashes")
         return data
 
-    def _bundle(self, tile: Tile) -> list[bytes]:
+    def bundle(self, tile: Tile) -> list[bytes]:
+        """Entries of one bundle as the folder has them; they are not compared with the hashes."""
         try:
             entries = merkle.unbundle(self._read(tile))
         except ValueError as error:
@@ -230,6 +232,24 @@ class AuditLog(LogReader):
             }
         )
 
+    def seal(self, certificate: Leaf) -> bytes:
+        """The bytes of a certificate's file, signed by the log's key; nothing is written."""
+        return sealed.seal(certificate, self._signer)
+
+    def keep_certificate(self, purge: str, kind: str, data: bytes) -> str:
+        """Put a certificate's file in place, durable, and give its SHA-256 for the leaf.
+
+        kind: of the leaf that will tell of it, `purge.certificate-pending` or `-final`. The file
+        comes first: a leaf without it would be a finding, a file without its leaf is repaired by
+        telling again.
+        """
+        path = sealed.path_of(purge, kind)
+        if not sealed.is_path(path):
+            raise LogError("a purge id that no certificate's file can be named after")
+        disk.make_folder(self.folder / sealed.FOLDER)
+        disk.replace(self.folder / path, data)
+        return sealed.digest(data)
+
     def _commit(self, entries: list[bytes]) -> None:
         old = self.size
         pending = self._pending + entries
@@ -277,14 +297,15 @@ class AuditLog(LogReader):
             tile = merkle.parse_path(name)
             if tile and name not in wanted and self._is_rest(tile):
                 disk.remove(path)
-        for path in [self.folder / "checkpoint.new", *self.folder.glob("witnessed/*.new")]:
-            disk.remove(path)
+        for folder in (".", "witnessed", "certificates"):
+            for path in self.folder.glob(f"{folder}/*.new"):
+                disk.remove(path)
         for path in list((self.folder / "tile").rglob("*.p")):
             if path.is_dir() and not any(path.iterdir()):
                 path.rmdir()
         self._pending = []
         if self.size % TILE:
-            self._pending = self._bundle(Tile(ENTRIES, self.size // TILE, self.size % TILE))
+            self._pending = self.bundle(Tile(ENTRIES, self.size // TILE, self.size % TILE))
         self._last_us = int(canonical.decode(self.entry(self.size - 1))["at"]) if self.size else 0
         self._sound = True
 

@@ -1,8 +1,8 @@
 """Replays leaves in order and gives findings: what the log, though well signed, shows done wrong.
 
 One `Replay` takes each leaf once, by `step`, then `finish`. Rules that need no state stand in
-`leaf.py`; those on holds in `replay_holds.py`, on destruction in `replay_purges.py`; here are the
-clock, the policy and the log's own leaves.
+`leaf.py`; those on holds in `replay_holds.py`, on destruction in `replay_purges.py`, on what is
+where and for how long in `replay_places.py`; here are the clock and the log's own leaves.
 """
 
 from __future__ import annotations
@@ -13,9 +13,13 @@ from typing import Final
 
 from retention.audit.canonical import Leaf
 from retention.audit.checkpoint import Key, NoteError
-from retention.audit.replay_holds import Holds
+from retention.audit.replay_holds import DAY_US, Holds
+from retention.audit.replay_places import Places
 from retention.audit.replay_purges import Purges
 from retention.audit.report import Finding
+
+SILENCE_US: Final = 31 * DAY_US
+"""Between two leaves: heartbeats are hourly, and a clock that jumped ahead looks like silence."""
 
 
 @dataclass
@@ -27,17 +31,19 @@ class Replay:
     index: int = -1
     at: int = 0
     trusted_clock: bool = True
-    policy: str = ""
-    periods: dict[str, tuple[int, int]] = field(default_factory=dict)
+    sure_at: int | None = None
+    """Time of the last leaf before a long silence, until it is said that the time is right."""
     witnesses: list[Key] = field(default_factory=list)
     cosigned: dict[str, str] = field(default_factory=dict)
     """Name under `witnessed/` to the SHA-256 that its leaf states."""
     holds: Holds = field(init=False)
+    places: Places = field(init=False)
     purges: Purges = field(init=False)
 
     def __post_init__(self) -> None:
         self.holds = Holds(self.wrong)
-        self.purges = Purges(self.wrong, self.holds)
+        self.places = Places(self.wrong, self.holds)
+        self.purges = Purges(self.wrong, self.holds, self.places)
 
     def wrong(self, rule: str, text: str) -> None:
         """Note a finding at the present leaf."""
@@ -49,22 +55,40 @@ class Replay:
         kind = leaf["kind"]
         if (kind == "genesis") != (self.index == 0):
             self.wrong("genesis", "the first leaf, and no other, is the genesis")
-        if leaf["at"] < self.at and kind != "clock.step":
-            self.wrong("clock", "earlier than the leaf before it without a clock.step")
-        self.at = leaf["at"]
+        self._time(leaf["at"], kind)
         family = kind.split(".")[0]
         if family == "hold":
             self.holds.step(leaf, self.purges)
-        elif family in ("purge", "late", "partition"):
-            if family != "partition" and not self.trusted_clock and kind not in _NOT_DESTRUCTIVE:
-                self.wrong("clock-destroys", f"{kind} while the clock was not to be trusted")
-            self.purges.step(leaf, self.policy, self.periods)
+        elif family in ("purge", "late"):
+            if kind not in _NOT_DESTRUCTIVE:
+                self._destroys(kind)
+            self.purges.step(leaf)
         elif kind in _HANDLERS:
             _HANDLERS[kind](self, leaf)
 
     def finish(self) -> None:
         """Say what is still owed at the time of the last leaf."""
+        self.holds.finish(self.at)
         self.purges.finish(self.at)
+        self.places.finish(self.at)
+
+    def notes(self) -> list[str]:
+        """What is not wrong, but should be looked at."""
+        overdue = self.holds.review_overdue(self.at)
+        return [f"hold {name} protects, and its review is overdue" for name in overdue]
+
+    def _time(self, at: int, kind: str) -> None:
+        if at < self.at and kind != "clock.step":
+            self.wrong("clock", "earlier than the leaf before it without a clock.step")
+        if self.index and self.sure_at is None and at > self.at + SILENCE_US:
+            self.sure_at = self.at
+        self.at = at
+
+    def _destroys(self, kind: str) -> None:
+        if not self.trusted_clock:
+            self.wrong("clock-destroys", f"{kind} while the clock was not to be trusted")
+        if self.sure_at is not None:
+            self.wrong("clock-jump", f"{kind} after a silence, and nobody said the clock is right")
 
     def _genesis(self, leaf: Leaf) -> None:
         if leaf["origin"] != self.origin:
@@ -72,6 +96,12 @@ class Replay:
 
     def _clock(self, leaf: Leaf) -> None:
         self.trusted_clock = leaf["trusted"]
+        if leaf["trusted"] and leaf["reason"] == "confirmed" and leaf["actor"] is None:
+            self.wrong("clock", "a clock confirmed by nobody")
+        # Without a person it is right again only where it came back to where it was.
+        if leaf["trusted"] and self.sure_at is not None:
+            back = leaf["at"] <= self.sure_at + SILENCE_US
+            self.sure_at = None if back or leaf["actor"] else self.sure_at
 
     def _heartbeat(self, leaf: Leaf) -> None:
         if leaf["generation"] != self.holds.generation:
@@ -80,10 +110,10 @@ class Replay:
             self.wrong("holds", "a heartbeat states another number of active holds than the leaves")
 
     def _policy(self, leaf: Leaf) -> None:
-        self.policy = leaf["digest"]
-        self.periods = {p["class"]: (p["months"], p["days"]) for p in leaf["periods"]}
-        if len(self.periods) != len(leaf["periods"]):
-            self.wrong("policy", "a policy names a class twice")
+        self.places.load(leaf)
+
+    def _seen(self, leaf: Leaf) -> None:
+        self.places.see(leaf)
 
     def _enrolled(self, leaf: Leaf) -> None:
         try:
@@ -108,6 +138,7 @@ _HANDLERS: Final[dict[str, Callable[[Replay, Leaf], None]]] = {
     "clock.step": Replay._clock,
     "heartbeat": Replay._heartbeat,
     "policy.loaded": Replay._policy,
+    "partition.seen": Replay._seen,
     "witness.enrolled": Replay._enrolled,
     "witness.cosigned": Replay._cosigned,
 }

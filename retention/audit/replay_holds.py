@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from retention.audit.canonical import Leaf
+from retention.audit.merkle import EMPTY_ROOT
 
 if TYPE_CHECKING:
     from retention.audit.replay_purges import Purges
@@ -22,6 +23,10 @@ PROTECT_US: Final = 3 * DAY_US
 """How long one person's submission protects without an approval."""
 RELEASE_US: Final = 7 * DAY_US
 """From the second approval of a release to the release."""
+SLACK_US: Final = DAY_US
+"""From the time at which a hold must end to the leaf that ends it; a service can be down."""
+
+NO_ROWS: Final = EMPTY_ROOT.hex()
 
 Place = tuple[str, str]
 """Class and partition."""
@@ -36,29 +41,79 @@ _SAME_GENERATION: Final = (
 )
 
 
+_REQUESTER: Final = frozenset({"legal-requester"})
+_APPROVER: Final = frozenset({"legal-approver", "dpo"})
+_ROLES: Final = {
+    "hold.submitted": _REQUESTER,
+    "hold.release-requested": _REQUESTER,
+    "hold.approved": _APPROVER,
+    "hold.rejected": _APPROVER,
+    "hold.release-approved": _APPROVER,
+    "hold.release-cancelled": _REQUESTER | _APPROVER,
+}
+
+
+class Evidence(NamedTuple):
+    """What a hold had of one partition when it was last counted."""
+
+    rows: int
+    root: str
+    """Empty where later versions of the rows came since."""
+    generation: int
+    at: int
+
+
 @dataclass
 class Hold:
     """One hold as the leaves so far have it."""
 
     requester: str
     submitted: int
-    scope: list[Leaf]
+    all_sharers: bool
     expires: int | None
+    review_by: int | None
+    scope: list[tuple[int, Leaf]] = field(default_factory=list)
+    """Items, each with the generation at which it came."""
+    changed: int = 0
+    """Generation at which the scope changed last."""
     approved: bool = False
     ended: int | None = None
     """Time of the leaf that ended it; until then it protects, whatever its dates say."""
+    freed: int = 0
+    """Time at which it was to end: rows are kept 31 days longer at most."""
     release_requester: str = ""
     release_approvers: dict[str, int] = field(default_factory=dict)
     """Who approved the release, and when."""
-    evidence: dict[Place, tuple[int, str]] = field(default_factory=dict)
-    """Rows and root that the latest evidence states."""
+    evidence: dict[Place, Evidence] = field(default_factory=dict)
 
-    def meets(self, kind: str, earliest: int, end: int) -> bool:
-        """Whether it can protect a row of this class within [earliest, end)."""
+    def meets(self, kind: str, earliest: int, latest: int) -> bool:
+        """Whether it can protect a row of this class within [earliest, latest)."""
+        return self.came_after(kind, earliest, latest, -1)
+
+    def came_after(self, kind: str, earliest: int, latest: int, generation: int) -> bool:
+        """Whether it does so by an item that came after a generation."""
         return any(
-            kind in item["classes"] and item["from"] < end and earliest < item["to"]
-            for item in self.scope
+            since > generation
+            and item["from"] < latest
+            and earliest < item["to"]
+            and kind in item["classes"]
+            for since, item in self.scope
         )
+
+    def grow(self, items: list[Leaf], generation: int) -> None:
+        """Add to the scope."""
+        self.scope += [(generation, item) for item in items]
+        self.changed = generation
+
+    def due(self) -> tuple[int, str] | None:
+        """When it must end, and by what rule; None while it need not."""
+        ends = [] if self.approved else [(self.submitted + PROTECT_US, "lapse")]
+        if self.expires is not None:
+            ends.append((self.expires, "expiry"))
+        approvals = sorted(self.release_approvers.values())
+        if len(approvals) > 1:
+            ends.append((approvals[1] + RELEASE_US, "release-delay"))
+        return min(ends, default=None)
 
 
 class Holds:
@@ -73,9 +128,45 @@ class Holds:
         """Holds that protect now."""
         return {name: hold for name, hold in self.all.items() if hold.ended is None}
 
-    def meeting(self, kind: str, earliest: int, end: int) -> dict[str, Hold]:
-        """Active holds that can protect a row of this class within [earliest, end)."""
-        return {n: hold for n, hold in self.active().items() if hold.meets(kind, earliest, end)}
+    def meeting(self, kind: str, earliest: int, latest: int) -> dict[str, Hold]:
+        """Active holds that can protect a row of this class within [earliest, latest)."""
+        return {n: hold for n, hold in self.active().items() if hold.meets(kind, earliest, latest)}
+
+    def concerned(self, place: Place, earliest: int, latest: int) -> dict[str, Hold]:
+        """Those, and active holds that had rows of the partition when it was counted."""
+        return {
+            name: hold
+            for name, hold in self.active().items()
+            if hold.meets(place[0], earliest, latest)
+            or (place in hold.evidence and hold.evidence[place].rows)
+        }
+
+    def covers(self, place: Place, rows: int) -> bool:
+        """Whether one active hold has so many rows of a partition."""
+        return any(
+            hold.evidence[place].rows >= rows
+            for hold in self.active().values()
+            if place in hold.evidence
+        )
+
+    def versions_came(self, place: Place, held: list[Leaf]) -> None:
+        """Note that late rows came, which can be later versions of rows counted before."""
+        for item in held:
+            hold = self.all.get(item["hold"])
+            if hold and place in hold.evidence:
+                hold.evidence[place] = hold.evidence[place]._replace(root="")
+
+    def review_overdue(self, at: int) -> list[str]:
+        """Active holds whose review was due before this time."""
+        active = self.active().items()
+        return [name for name, hold in active if hold.review_by and hold.review_by < at]
+
+    def finish(self, at: int) -> None:
+        """Say which holds should have ended when the log ends at this time."""
+        for name, hold in self.active().items():
+            due = hold.due()
+            if due and at > due[0] + SLACK_US:
+                self._wrong(due[1], f"hold {name} was to end and still protects")
 
     def step(self, leaf: Leaf, purges: Purges) -> None:
         """Take one hold leaf."""
@@ -86,6 +177,8 @@ class Holds:
         self.generation = max(due, leaf["generation"])
         if kind not in _SAME_GENERATION and purges.underway():
             self._wrong("interleaved", f"{kind} while a purge was neither finished nor failed")
+        if kind in _ROLES and leaf["role"] not in _ROLES[kind]:
+            self._wrong("role", f"{kind} by one whose role does not allow it")
         if kind == "hold.submitted":
             self._submitted(leaf)
             return
@@ -95,26 +188,31 @@ class Holds:
         elif hold.ended is not None:
             self._wrong("hold-state", f"{kind} for a hold that had ended")
         else:
+            ends = hold.due()
             _HANDLERS[kind](self, hold, leaf, purges)
             if kind in _ENDS:
                 hold.ended = leaf["at"]
+                hold.freed = min(leaf["at"], ends[0]) if ends else leaf["at"]
 
     def _submitted(self, leaf: Leaf) -> None:
         if leaf["hold"] in self.all:
             self._wrong("hold-state", "a hold submitted twice")
             return
-        self.all[leaf["hold"]] = Hold(
-            leaf["requester"], leaf["at"], list(leaf["scope"]), leaf["expires"]
-        )
+        dates = leaf["expires"], leaf["review_by"]
+        hold = Hold(leaf["requester"], leaf["at"], leaf["all_sharers"], *dates)
+        hold.grow(leaf["scope"], self.generation)
+        self.all[leaf["hold"]] = hold
 
     def _grown(self, hold: Hold, leaf: Leaf, _: Purges) -> None:
-        hold.scope += leaf["scope"]
+        hold.grow(leaf["scope"], self.generation)
 
     def _approved(self, hold: Hold, leaf: Leaf, _: Purges) -> None:
         if hold.approved:
             self._wrong("hold-state", "a hold approved twice")
         if leaf["approver"] == hold.requester:
             self._wrong("self-approval", "a hold approved by its requester")
+        if hold.all_sharers and leaf["role"] != "dpo":
+            self._wrong("role", "all sharers of an address held without the dpo's approval")
         hold.approved = True
 
     def _rejected(self, hold: Hold, leaf: Leaf, _: Purges) -> None:
@@ -132,6 +230,8 @@ class Holds:
     def _extended(self, hold: Hold, leaf: Leaf, _: Purges) -> None:
         if leaf["approver"] == leaf["requester"]:
             self._wrong("self-approval", "an extension approved by its requester")
+        if not hold.approved:
+            self._wrong("hold-state", "an extension of a hold that nobody approved")
         new = leaf["expires"]
         if new is not None and (hold.expires is None or new < hold.expires):
             self._wrong("extension", "an extension that ends a hold earlier; that is a release")
@@ -145,8 +245,8 @@ class Holds:
     def _release_approved(self, hold: Hold, leaf: Leaf, _: Purges) -> None:
         if not hold.release_requester:
             self._wrong("hold-state", "a release approved that nobody requested")
-        if leaf["approver"] == hold.release_requester:
-            self._wrong("self-approval", "a release approved by its requester")
+        if leaf["approver"] in (hold.release_requester, hold.requester):
+            self._wrong("self-approval", "a release approved by its or the hold's requester")
         elif leaf["approver"] in hold.release_approvers:
             self._wrong("two-people", "a release approved twice by one person")
         else:
@@ -168,8 +268,10 @@ class Holds:
         if hold.expires is None or leaf["at"] < hold.expires:
             self._wrong("expiry", "a hold expired before its date, or without one")
 
-    def _preserved(self, _hold: Hold, _leaf: Leaf, _: Purges) -> None:
-        """What is preserved is what evidence and purges state; the state itself claims nothing."""
+    def _preserved(self, hold: Hold, _leaf: Leaf, purges: Purges) -> None:
+        """What is preserved is what evidence and purges state; that it is all is claimed here."""
+        for name in purges.missed_by(hold)[:1]:
+            self._wrong("unavailable", f"called preserved, though purge {name} came before it")
 
     def _unavailable(self, _hold: Hold, leaf: Leaf, purges: Purges) -> None:
         if not leaf["purges"] or not set(leaf["purges"]) <= purges.dropped_ids():
@@ -178,15 +280,17 @@ class Holds:
     def _evidence(self, hold: Hold, leaf: Leaf, purges: Purges) -> None:
         place = (leaf["class"], leaf["partition"])
         rows, root = leaf["rows"], leaf["root"]
-        before = hold.evidence.get(place, (0, ""))
-        if rows < before[0]:
-            self._wrong("held-destroyed", f"{before[0] - rows} rows of an active hold are gone")
-        if rows == before[0] > 0 and root != before[1]:
+        before = hold.evidence.get(place, Evidence(0, "", 0, 0))
+        if rows < before.rows:
+            self._wrong("held-destroyed", f"{before.rows - rows} rows of an active hold are gone")
+        if rows == before.rows > 0 and before.root not in ("", root):
             self._wrong("held-changed", "rows of an active hold changed: the root is another")
+        if not rows and root != NO_ROWS:
+            self._wrong("evidence", "no rows, and not the root of none")
         kept = purges.kept_for(place, leaf["hold"])
         if kept is not None and rows < kept:
             self._wrong("held-destroyed", f"{kept - rows} rows kept for a hold are gone")
-        hold.evidence[place] = (rows, root)
+        hold.evidence[place] = Evidence(rows, root, self.generation, leaf["at"])
 
 
 _HANDLERS: Final[dict[str, Callable[[Holds, Hold, Leaf, Purges], None]]] = {

@@ -1,24 +1,27 @@
-"""Replays destruction: intent, preservation, drop and certificate; and that nothing stays too long.
+"""Replays destruction: intent, preservation, drop and certificate, and late rows.
 
 What a hold protects is known from two counts made apart: the hold's evidence before the purge, and
 the purge's own. A purge that keeps fewer rows than the evidence states destroyed held ones.
+
+intent ── preserved ── dropped ── certificate-pending ── certificate-final
+   └───────────┴────── failed
 """
 
 from __future__ import annotations
 
-import calendar
-import datetime as dt
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Final
+from dataclasses import dataclass
+from typing import Final, NamedTuple
 
 from retention.audit.canonical import Leaf
-from retention.audit.replay_holds import DAY_US, Holds, Place, Wrong
+from retention.audit.replay_holds import DAY_US, Hold, Holds, Place, Wrong
+from retention.audit.replay_places import GRACE_US, Places, Vault
+from retention.audit.replay_places import after as _after
+
+__all__ = ["Destroyed", "Purge", "Purges", "_after"]
 
 OPEN_US: Final = DAY_US
 """From retain-until to the first instant at which destruction may begin."""
-GRACE_US: Final = 31 * DAY_US
-"""From the end of the period, or of the last hold, to the latest destruction."""
 OUTCOME_US: Final = DAY_US
 """From an intent to its outcome, and from a drop to its certificate, pending at least."""
 
@@ -30,134 +33,154 @@ class Purge:
     intent: Leaf
     preserved: Leaf | None = None
     dropped: Leaf | None = None
-    certified: bool = False
-    failed: bool = False
+    pending: bool = False
+
+    @property
+    def place(self) -> Place:
+        """Class and partition."""
+        return self.intent["class"], self.intent["partition"]
 
 
-@dataclass
-class Vault:
-    """Rows kept of one partition past its period."""
+class Destroyed(NamedTuple):
+    """What is remembered of a purge that destroyed rows."""
 
-    rows: int = 0
-    held: dict[str, int] = field(default_factory=dict)
-    """Hold to its rows; holds that ended stay until the vault is rebuilt without them."""
+    record_class: str
+    earliest: int
+    latest: int
+    generation: int
 
 
 class Purges:
-    """All partitions, purges and vault contents."""
+    """All purges.
 
-    def __init__(self, wrong: Wrong, holds: Holds) -> None:
-        self._wrong, self._holds = wrong, holds
-        self._partitions: dict[Place, Leaf] = {}
-        self._purges: dict[str, Purge] = {}
-        self._vault: dict[Place, Vault] = {}
-        self._gone: set[Place] = set()  # destroyed where rows live; what is held is in the vault
-        self._dropped: set[str] = set()
-        self._policy = ""
-        self._periods: dict[str, tuple[int, int]] = {}
+    `certified` is called with each certificate's leaf, its purge's intent, and what that preserved.
+    """
+
+    def __init__(self, wrong: Wrong, holds: Holds, places: Places) -> None:
+        self._wrong, self._holds, self._places = wrong, holds, places
+        self._open: dict[str, Purge] = {}  # until the final certificate, or the failure
+        self._over: set[str] = set()
+        self._destroyed: dict[str, Destroyed | None] = {}  # None: it found nothing to destroy
+        self._underway = ""
+        self.certified: Callable[[Leaf, Leaf, Leaf], None] = lambda *_: None
 
     def underway(self) -> bool:
         """Whether a purge is between what it preserved and its outcome."""
-        return any(p.preserved and not p.dropped and not p.failed for p in self._purges.values())
+        return bool(self._underway)
 
     def dropped_ids(self) -> set[str]:
         """Purges that destroyed."""
-        return self._dropped
+        return set(self._destroyed)
 
     def kept_for(self, place: Place, hold: str) -> int | None:
-        """Rows in the vault for a hold, or None where the partition was never purged."""
-        return self._vault[place].held.get(hold, 0) if place in self._gone else None
+        """Rows at least in the vault for a hold, or None where the partition was never purged."""
+        return self._places.kept_for(place, hold)
 
-    def step(self, leaf: Leaf, policy: str, periods: dict[str, tuple[int, int]]) -> None:
-        """Take one leaf of kind purge.*, late.swept or partition.seen."""
-        self._policy, self._periods = policy, periods
+    def missed_by(self, hold: Hold) -> list[str]:
+        """Purges that destroyed rows of a hold's classes and times before the hold had them."""
+        return [
+            name
+            for name, gone in self._destroyed.items()
+            if gone and hold.came_after(gone.record_class, gone.earliest, gone.latest, gone[3])
+        ]
+
+    def step(self, leaf: Leaf) -> None:
+        """Take one leaf of kind purge.* or late.swept."""
         kind = leaf["kind"]
-        if kind == "partition.seen":
-            self._seen(leaf)
-        elif kind == "late.swept":
+        if kind == "late.swept":
             self._swept(leaf)
         elif kind == "purge.intent":
             self._intent(leaf)
-        elif leaf["purge"] not in self._purges:
+        elif leaf["purge"] in self._over:
+            self._wrong("outcome", f"{kind} for a purge that was over")
+        elif leaf["purge"] not in self._open:
             self._wrong("intent", f"{kind} without an intent before it")
         else:
-            _HANDLERS[kind](self, self._purges[leaf["purge"]], leaf)
+            _HANDLERS[kind](self, self._open[leaf["purge"]], leaf)
 
     def finish(self, at: int) -> None:
         """Say what is owed when the log ends at this time."""
-        for name, purge in self._purges.items():
-            if purge.dropped:
-                if not purge.certified and at > purge.dropped["at"] + OUTCOME_US:
-                    self._wrong("certificate", f"no certificate follows the drop of purge {name}")
-            elif not purge.failed and at > purge.intent["at"] + OUTCOME_US:
-                self._wrong("outcome", f"no outcome follows the intent of purge {name}")
-        for place, leaf in self._partitions.items():
-            if place not in self._gone and at > leaf["retain_until"] + GRACE_US:
-                self._wrong("kept-too-long", f"{place[0]} {place[1]} is past its period")
-        for place in self._vault:
-            self._overdue(place, at)
-
-    def _seen(self, leaf: Leaf) -> None:
-        if leaf["policy"] != self._policy:
-            self._wrong("policy", "a partition's period comes from a policy not in force")
-        months, days = self._periods.get(leaf["class"], (-1, 0))
-        if months < 0:
-            self._wrong("policy", "a partition of a class without a period")
-        elif not leaf["start"] < leaf["end"] or leaf["earliest"] > leaf["start"]:
-            self._wrong("policy", "a partition that ends before it starts, or starts too early")
-        else:
-            first, last = (_after(leaf[side], months, days) for side in ("start", "end"))
-            if not first <= leaf["retain_until"] <= last:
-                self._wrong("policy", "a partition's retain-until is not the policy's")
-        self._partitions[leaf["class"], leaf["partition"]] = leaf
+        for name, purge in self._open.items():
+            if not purge.dropped:
+                if at > purge.intent["at"] + OUTCOME_US:
+                    self._wrong("outcome", f"no outcome follows the intent of purge {name}")
+            elif not purge.pending and at > purge.dropped["at"] + OUTCOME_US:
+                self._wrong("certificate", f"no certificate follows the drop of purge {name}")
+            elif at > purge.dropped["at"] + GRACE_US:
+                self._wrong("certificate", f"purge {name}: not proven gone from disk in 31 days")
 
     def _intent(self, leaf: Leaf) -> None:
         place = (leaf["class"], leaf["partition"])
-        if leaf["purge"] in self._purges:
+        if leaf["purge"] in self._open or leaf["purge"] in self._over:
             self._wrong("intent", "two intents for one purge")
+        if self._underway:
+            self._wrong("interleaved", "an intent while another purge had no outcome")
         self._at_generation(leaf)
-        if leaf["policy"] != self._policy:
-            self._wrong("policy", "an intent under a policy that is not in force")
-        seen = self._partitions.get(place)
-        if seen is None:
-            self._wrong("intent", "an intent for a partition the log has not seen")
-        elif any(leaf[name] != seen[name] for name in _SAME):
-            self._wrong("intent", "an intent that has the partition otherwise than it was seen")
-        if leaf["store"] == "live" and leaf["at"] < leaf["retain_until"] + OPEN_US:
-            self._wrong("too-early", "an intent before the partition was open for destruction")
-        if leaf["store"] == "vault" and place not in self._vault:
-            self._wrong("intent", "an intent for the vault, which holds nothing of the partition")
-        if leaf["store"] == "live" and place in self._gone:
-            self._wrong("intent", "a partition to be destroyed a second time")
-        self._purges[leaf["purge"]] = Purge(leaf)
-        meeting = self._holds.meeting(leaf["class"], leaf["earliest"], leaf["end"])
+        self._of_partition(leaf, place)
+        self._open[leaf["purge"]] = Purge(leaf)
+        meeting = self._holds.meeting(leaf["class"], leaf["earliest"], leaf["latest"])
         if leaf["holds"] != len(meeting):
             self._wrong("holds", f"an intent that sees {leaf['holds']} holds of {len(meeting)}")
         for name, hold in meeting.items():
-            if place not in hold.evidence:
+            counted = hold.evidence.get(place)
+            if counted is None:
                 self._wrong("evidence", f"hold {name} was not counted before the purge")
+            elif counted.generation < hold.changed:
+                self._wrong("evidence", f"hold {name} grew after it was counted")
+            elif counted.at < leaf["retain_until"]:
+                self._wrong("evidence", f"hold {name} was counted while rows could still come")
+
+    def _of_partition(self, leaf: Leaf, place: Place) -> None:
+        """Check an intent against its partition: as it was seen, and due under the policy."""
+        known, live = self._places.last_seen(place), leaf["store"] == "live"
+        if leaf["policy"] != self._places.policy:
+            self._wrong("policy", "an intent under a policy that is not in force")
+        if known is None:
+            self._wrong("intent", "an intent for a partition the log has not seen")
+        elif not self._places.is_seen(leaf, known):
+            self._wrong("intent", "an intent that has the partition otherwise than it was seen")
+        elif leaf["retain_until"] != known.until:
+            self._wrong("policy", "an intent with a retain-until that is not the policy's")
+        if leaf["at"] < leaf["retain_until"] + (OPEN_US if live else 0):
+            self._wrong("too-early", "an intent before the partition was open for destruction")
+        if not live and not self._places.in_vault(place):
+            self._wrong("intent", "an intent for the vault, which holds nothing of the partition")
+        if live and self._places.is_gone(place):
+            self._wrong("intent", "a partition to be destroyed a second time")
 
     def _preserved(self, purge: Purge, leaf: Leaf) -> None:
-        if purge.failed or purge.dropped:
+        intent, vault = purge.intent, self._places.vault.get(purge.place, Vault())
+        if purge.dropped:
             self._wrong("intent", "preserved for a purge that was over")
+        if purge.preserved and any(purge.preserved[name] != leaf[name] for name in _KEPT):
+            self._wrong("counts", "a purge preserved twice, and differently")
         self._at_generation(leaf)
-        place = (purge.intent["class"], purge.intent["partition"])
-        self._keeps(purge.intent, leaf["rows"], leaf["holds"])
-        vault = self._vault.get(place)
-        self._keeps_evidence(purge.intent, leaf["holds"], vault or Vault())
-        if purge.intent["store"] == "vault" and vault and leaf["rows_before"] != vault.rows:
+        self._keeps(intent, leaf["rows"], leaf["holds"])
+        self._keeps_evidence(intent, leaf["holds"], vault)
+        if intent["store"] == "vault" and not vault.least <= leaf["rows_before"] <= vault.most:
             self._wrong("counts", "the vault has other rows than were put there")
-        purge.preserved = leaf
+        if leaf["rows"] > leaf["rows_before"]:
+            self._wrong("counts", "more rows preserved than there were")
+        purge.preserved, self._underway = leaf, leaf["purge"]
 
-    def _dropped_leaf(self, purge: Purge, leaf: Leaf) -> None:
-        intent, kept = purge.intent, purge.preserved
-        if purge.failed or purge.dropped:
-            self._wrong("intent", "dropped by a purge that was over")
+    def _dropped(self, purge: Purge, leaf: Leaf) -> None:
+        intent, kept, place = purge.intent, purge.preserved, purge.place
+        if purge.dropped:
+            self._wrong("intent", "dropped by a purge that had dropped")
         self._at_generation(leaf)
         if intent["generation"] != self._holds.generation:
             self._wrong("generation", "dropped on an intent of another hold generation")
+        known = self._places.last_seen(place)
+        if known and leaf["at"] < known.until:
+            self._wrong("too-early", "dropped though the policy in force keeps it longer")
         purge.dropped = leaf
-        self._dropped.add(leaf["purge"])
+        self._destroyed[leaf["purge"]] = None
+        if leaf["rows"]:
+            self._destroyed[leaf["purge"]] = Destroyed(
+                intent["class"], intent["earliest"], intent["latest"], leaf["generation"]
+            )
+        if self._underway == leaf["purge"]:
+            self._underway = ""
         if kept is None:
             self._wrong("preserve-first", "dropped before anything was preserved")
             return
@@ -165,18 +188,15 @@ class Purges:
             self._wrong("generation", "dropped after the holds changed since the preservation")
         if kept["rows_before"] != kept["rows"] + leaf["rows"]:
             self._wrong("counts", "rows before are not those preserved and destroyed")
-        place = (intent["class"], intent["partition"])
         if intent["store"] == "live":
-            if leaf["at"] > intent["retain_until"] + GRACE_US:
-                self._wrong("kept-too-long", "dropped later than 31 days after retain-until")
-            self._gone.add(place)
+            self._places.drop(place, leaf["at"])
         else:
-            self._overdue(place, leaf["at"])
-            self._vault[place] = Vault()
+            self._places.overdue(place, leaf["at"])
+            self._places.vault[place] = Vault()
         self._put(place, kept["rows"], kept["holds"])
 
     def _certificate(self, purge: Purge, leaf: Leaf) -> None:
-        kept, dropped = purge.preserved, purge.dropped
+        kept, dropped, final = purge.preserved, purge.dropped, leaf["kind"] == _FINAL
         if dropped is None or kept is None:
             self._wrong("certificate", "a certificate without a destruction")
             return
@@ -186,27 +206,44 @@ class Purges:
             self._wrong("certificate", "a certificate that states another purge than was logged")
         if leaf["holds"] != kept["holds"]:
             self._wrong("certificate", "a certificate with other held roots than were preserved")
-        purge.certified = True
+        if purge.pending and not final:
+            self._wrong("certificate", "a second pending certificate of one purge")
+        purge.pending = True
+        self.certified(leaf, purge.intent, kept)
+        if final:
+            self._end(leaf["purge"])
 
-    def _failed(self, purge: Purge, _: Leaf) -> None:
+    def _failed(self, purge: Purge, leaf: Leaf) -> None:
         if purge.dropped:
             self._wrong("outcome", "a purge that failed after it had destroyed")
-        purge.failed = True
+        if self._underway == leaf["purge"]:
+            self._underway = ""
+        self._end(leaf["purge"])
+
+    def _end(self, name: str) -> None:
+        del self._open[name]
+        self._over.add(name)
 
     def _swept(self, leaf: Leaf) -> None:
-        place = (leaf["class"], leaf["partition"])
+        if self._underway:
+            self._wrong("interleaved", "late rows swept while a purge had no outcome")
         self._at_generation(leaf)
         self._keeps(leaf, leaf["preserved"], leaf["holds"])
         if leaf["rows_before"] != leaf["preserved"] + leaf["destroyed"]:
             self._wrong("counts", "late rows before are not those preserved and destroyed")
+        if leaf["destroyed"] and not self._places.was_closed(leaf):
+            self._wrong("too-early", "late rows destroyed of a partition that was not closed")
         if leaf["preserved"]:
+            place = (leaf["class"], leaf["partition"])
             self._put(place, leaf["preserved"], leaf["holds"])
+            self._holds.versions_came(place, leaf["holds"])
 
     def _keeps(self, span: Leaf, rows: int, held: list[Leaf]) -> None:
         """Check that what is preserved is preserved for holds that are there, in sane numbers."""
-        meeting = self._holds.meeting(span["class"], span["earliest"], span["end"])
+        place = (span["class"], span["partition"])
+        concerned = self._holds.concerned(place, span["earliest"], span["latest"])
         names = {item["hold"] for item in held}
-        if len(names) != len(held) or not names <= meeting.keys():
+        if len(names) != len(held) or not names <= concerned.keys():
             self._wrong("holds", "rows preserved for a hold twice, or for one that protects none")
         most = max((item["rows"] for item in held), default=0)
         if not most <= rows <= sum(item["rows"] for item in held):
@@ -216,52 +253,41 @@ class Purges:
         """Check that a purge preserves at least what each hold's evidence states.
 
         Late rows can be in the vault before the partition is destroyed; evidence counts them too.
+        A hold that came after them can have any of them.
         """
         kept = {item["hold"]: item for item in held}
-        meeting = self._holds.meeting(intent["class"], intent["earliest"], intent["end"])
-        for name, hold in meeting.items():
-            had, root = hold.evidence.get((intent["class"], intent["partition"]), (0, ""))
-            there = vault.held.get(name, 0) if intent["store"] == "live" else 0
+        place = (intent["class"], intent["partition"])
+        concerned = self._holds.concerned(place, intent["earliest"], intent["latest"])
+        for name, hold in concerned.items():
+            counted = hold.evidence.get(place)
+            there = vault.held.get(name, (0, 0))[1] if intent["store"] == "live" else 0
+            if intent["store"] == "live" and hold.changed > vault.since:
+                there = vault.most
             has = there + (kept[name]["rows"] if name in kept else 0)
-            if has < had:
-                self._wrong("held-destroyed", f"hold {name}: {had} rows held, {has} preserved")
-            elif has == had > 0 == there and kept[name]["root"] != root:
+            if counted is None:
+                continue  # the intent was told so
+            if has < counted.rows:
+                text = f"hold {name}: {counted.rows} rows held, {has} preserved"
+                self._wrong("held-destroyed", text)
+            elif has == counted.rows > 0 == there and counted.root not in ("", kept[name]["root"]):
                 self._wrong("held-changed", f"hold {name}: other rows preserved than were held")
 
     def _put(self, place: Place, rows: int, held: list[Leaf]) -> None:
-        vault = self._vault.setdefault(place, Vault())
-        vault.rows += rows
-        for item in held:
-            vault.held[item["hold"]] = vault.held.get(item["hold"], 0) + item["rows"]
-
-    def _overdue(self, place: Place, at: int) -> None:
-        """Rows whose hold ended must leave the vault within the grace."""
-        for name, rows in self._vault.get(place, Vault()).held.items():
-            ended = self._holds.all[name].ended if name in self._holds.all else None
-            if rows and ended is not None and at > ended + GRACE_US:
-                self._wrong("kept-too-long", f"{place[0]} {place[1]}: hold {name} has ended")
+        vault = self._places.vault.setdefault(place, Vault())
+        vault.put(rows, held, self._holds.generation)
 
     def _at_generation(self, leaf: Leaf) -> None:
         if leaf["generation"] != self._holds.generation:
             self._wrong("generation", f"{leaf['kind']} at an old hold generation")
 
 
-def _after(at_us: int, months: int, days: int) -> int:
-    """The instant so many calendar months and days later, UTC; a day that is not is the last."""
-    when = dt.datetime(1970, 1, 1, tzinfo=dt.UTC) + dt.timedelta(microseconds=at_us)
-    years, month = divmod(when.month - 1 + min(months, 1200), 12)  # a century: more is a slip
-    year = when.year + years
-    day = min(when.day, calendar.monthrange(year, month + 1)[1])
-    moved = when.replace(year=year, month=month + 1, day=day)
-    return at_us + ((moved - when).days + days) * DAY_US
-
-
-_SAME: Final = ("start", "end", "earliest", "retain_until")
+_KEPT: Final = ("rows_before", "rows", "digest", "holds")
 _CERTIFIED: Final = ("rows_before", "preserved", "destroyed", "generation")
+_FINAL: Final = "purge.certificate-final"
 
 _HANDLERS: Final[dict[str, Callable[[Purges, Purge, Leaf], None]]] = {
     "purge.preserved": Purges._preserved,
-    "purge.dropped": Purges._dropped_leaf,
+    "purge.dropped": Purges._dropped,
     "purge.certificate-pending": Purges._certificate,
     "purge.certificate-final": Purges._certificate,
     "purge.failed": Purges._failed,

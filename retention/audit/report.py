@@ -29,6 +29,8 @@ class Report:
     witnesses: dict[str, dict[str, int]] = field(default_factory=dict)
     """Witness to the largest size it signed and when, seconds since 1970."""
     findings: list[Finding] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    """What is not wrong, but should be looked at."""
 
     @property
     def good(self) -> bool:
@@ -49,6 +51,7 @@ class Report:
         lines.append(f"good: {self.origin}, {self.size} leaves, root {self.root}")
         for name, seen in sorted(self.witnesses.items()):
             lines.append(f"witness {name}: signed {seen['size']} leaves at {seen['seconds']}")
+        lines += [f"note: {note}" for note in self.notes]
         if not self.key_given:
             lines.append(f"note: the key is the log's own word; compare it: {self.key}")
         if not self.witnesses:

@@ -97,6 +97,67 @@ def test_keys_are_private(tmp_path: Path) -> None:
         assert stat.S_IMODE(each.stat().st_mode) == 0o700
 
 
+def test_openssl_reads_what_a_person_is_given(tmp_path: Path) -> None:
+    pki.init(tmp_path, ["localhost"])
+    made = pki.staff(tmp_path, "ann_m", ["legal-approver", "dpo", "dpo"])
+    ca = str(tmp_path / "ca.crt")
+    done = openssl("verify", "-x509_strict", "-CAfile", ca, "-purpose", "sslclient", str(made.cert))
+    assert done.returncode == 0, done.stderr
+    text = openssl("x509", "-noout", "-text", "-in", str(made.cert)).stdout
+    assert "CN = ann_m, OU = dpo, OU = legal-approver" in text
+    assert "URI:tallyhold://staff/ann_m" in text
+    assert pki.STAFF_USAGE.dotted_string in text
+    collector = openssl(
+        "x509", "-noout", "-text", "-in", str(pki.issue(tmp_path, "ann").cert)
+    ).stdout
+    assert pki.STAFF_USAGE.dotted_string not in collector
+    assert "OU = " not in collector
+
+
+def test_other_roles_revoke_what_was_before(tmp_path: Path) -> None:
+    pki.init(tmp_path, ["localhost"], at(0))
+    first = pki.staff(tmp_path, "ann", ["dpo"], now=at(0))
+    serial = x509.load_pem_x509_certificate(first.cert.read_bytes()).serial_number
+    assert not pki.staff(tmp_path, "ann", ["dpo"], now=at(1)).is_new
+    assert pki.revoked(tmp_path) == frozenset()
+    assert pki.staff(tmp_path, "ann", ["auditor"], now=at(1)).is_new
+    assert pki.revoked(tmp_path) == {serial}
+    again = pki.staff(tmp_path, "ann", ["auditor"], now=at(pki.STAFF_DAYS - pki.RENEW_DAYS + 1))
+    assert again.is_new
+    assert len(pki.revoked(tmp_path)) == 2
+
+
+@pytest.mark.parametrize("days", [1, 30, 825])
+def test_a_persons_certificate_lasts_as_long_as_is_wanted(tmp_path: Path, days: int) -> None:
+    pki.init(tmp_path, ["localhost"], at(0))
+    made = pki.staff(tmp_path, "ann", ["dpo"], days, at(0))
+    leaf = x509.load_pem_x509_certificate(made.cert.read_bytes())
+    assert leaf.not_valid_after_utc == START + datetime.timedelta(days=days)
+    assert not pki.staff(tmp_path, "ann", ["dpo"], days, at(0)).is_new
+
+
+@pytest.mark.parametrize(
+    ("name", "roles", "days"),
+    [
+        ("", ["dpo"], 800),
+        ("Ann", ["dpo"], 800),
+        ("a/b", ["dpo"], 800),
+        ("a" * 40, ["dpo"], 800),
+        ("ann", [], 800),
+        ("ann", ["dpo,root"], 800),
+        ("ann", ["d", "e", "f", "g", "h", "i", "j", "k", "l"], 800),
+        ("ann", ["dpo"], 0),
+        ("ann", ["dpo"], 826),
+    ],
+)
+def test_people_roles_and_days_are_what_they_must_be(
+    tmp_path: Path, name: str, roles: list[str], days: int
+) -> None:
+    pki.init(tmp_path, ["localhost"])
+    with pytest.raises(pki.PkiError):
+        pki.staff(tmp_path, name, roles, days)
+
+
 @pytest.mark.parametrize("name", ["", "../edge", "Edge", "a/b", "a" * 65, "edge-", "é"])
 def test_names_are_names(tmp_path: Path, name: str) -> None:
     pki.init(tmp_path, ["localhost"])

@@ -335,3 +335,19 @@ def test_losses_survive_their_journeys() -> None:
     for broken in ({}, {"stage": 1}, loss_to_json(one) | {"amount": "1"}):
         with pytest.raises(ValueError, match="not a loss"):
             loss_from_json(broken)
+
+
+def test_a_release_is_not_cut_in_two() -> None:
+    """The aggregator takes the rows of a release and its ledger entry together or not at all."""
+    visits, counts, entries = (
+        columns("visit", 5),
+        columns("block_count", 4),
+        columns("safeguard_ledger", 1),
+    )
+    taken = {"visit": visits, "block_count": counts, "safeguard_ledger": entries}
+    pieces = close(opened(max_rows=7), T0 + LENGTH, taken)
+    assert [{name: b.num_rows for name, b in piece.columns.items()} for piece in pieces] == [
+        {"visit": 5},
+        {"block_count": 4, "safeguard_ledger": 1},
+    ]
+    assert len(close(opened(max_rows=10), T0 + LENGTH, taken)) == 1

@@ -6,23 +6,29 @@ import configparser
 import re
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
 
 from aggregator import config as aggregator_config
 from collector import config as collector_config
+from retention import config as retention_config
+from retention.policy import load as policy
 from tests.deploy.support import DEPLOY, tallyhold_help
 from tests.lab.appliance import tallyhold
 
 UNITS = {
     "tallyhold-collector": ("collector", "CAP_NET_ADMIN CAP_NET_RAW"),
     "tallyhold-appliance": ("appliance", ""),
+    "tallyhold-retention": ("retention", ""),
 }
 DEFAULTS = {
     "collector": collector_config.DEFAULT_PATH,
     "appliance": aggregator_config.DEFAULT_PATH,
+    "retention": retention_config.DEFAULT_PATH,
 }
+RUN = {"collector": "run", "appliance": "run", "retention": "serve"}
 HARDENING = {
     "NoNewPrivileges": "yes",
     "ProtectSystem": "strict",
@@ -67,6 +73,8 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "--output", str(folder / "collector"), "--config", str(config),
     )  # fmt: skip
     example("collector", folder)
+    shutil.copy(policy.PACKAGED, folder / "policy.toml")
+    example("retention", folder)
     return folder
 
 
@@ -86,6 +94,14 @@ def test_the_collectors_example_loads(keys: Path) -> None:
     assert "no problem" in done.stdout
 
 
+def test_the_retention_services_example_loads(keys: Path) -> None:
+    config = retention_config.load(keys / "retention.toml")
+    assert retention_config.hints(config) == []
+    assert config.clock.require_sync
+    done = tallyhold("retention", "check-config", "--config", str(keys / "retention.toml"))
+    assert "no problem" in done.stdout
+
+
 def test_the_examples_agree_with_each_other(keys: Path) -> None:
     collector = collector_config.load(keys / "collector.toml")
     aggregator = aggregator_config.load(keys / "aggregator.toml")
@@ -94,13 +110,20 @@ def test_the_examples_agree_with_each_other(keys: Path) -> None:
     prometheus = (DEPLOY / "prometheus" / "prometheus.yml").read_text()
     assert f":{collector.metrics.listen.rpartition(':')[2]}" in prometheus
     assert f":{aggregator.metrics.listen.rpartition(':')[2]}" in prometheus
+    retention = retention_config.load(keys / "retention.toml")
+    assert f":{retention.metrics.listen.rpartition(':')[2]}" in prometheus
+    assert retention.engine.data == aggregator.engine.data
+    assert aggregator.retention is None  # it is a unit of its own here
+    listening = [aggregator.server.listen, aggregator.metrics.listen, retention.metrics.listen]
+    assert retention.api.listen not in [*listening, None]
+    assert len(set(listening)) == 3
 
 
 @pytest.mark.parametrize("name", UNITS)
 def test_units_run_commands_that_exist(name: str) -> None:
     service = unit(name)["Service"]
     command, _ = UNITS[name]
-    for key, subcommand in (("ExecStartPre", "check-config"), ("ExecStart", "run")):
+    for key, subcommand in (("ExecStartPre", "check-config"), ("ExecStart", RUN[command])):
         words = service[key].split()
         assert words[:3] == ["/usr/bin/tallyhold", command, subcommand]
         shown = tallyhold_help(command, subcommand)
@@ -115,7 +138,12 @@ def test_units_grant_what_is_needed_and_no_more(name: str) -> None:
     capabilities = UNITS[name][1]
     assert service["CapabilityBoundingSet"] == capabilities
     assert service["AmbientCapabilities"] == capabilities
-    assert {key: service.get(key) for key in HARDENING} == HARDENING
+    wanted = dict(HARDENING)
+    if name == "tallyhold-retention":
+        # It asks the kernel whether the clock is synchronised, and cannot set it all the same.
+        del wanted["ProtectClock"]
+        assert "settimeofday" in service["SystemCallFilter"]
+    assert {key: service.get(key) for key in wanted} == wanted
     assert service["User"] == service["Group"] != "root"
     families = set(service["RestrictAddressFamilies"].split())
     needed = {"AF_INET", "AF_INET6", "AF_UNIX"}
@@ -124,12 +152,24 @@ def test_units_grant_what_is_needed_and_no_more(name: str) -> None:
 
 def test_units_on_one_machine_share_no_folder() -> None:
     folders = [set(unit(name)["Service"]["StateDirectory"].split()) for name in UNITS]
-    assert not folders[0] & folders[1]
+    assert len(set().union(*folders)) == sum(map(len, folders))
     collector = collector_config.Spool()
     assert str(collector.folder) in {f"/var/lib/{name}" for name in folders[0]}
-    text = (DEPLOY / "examples" / "aggregator.toml").read_text()
-    for name in folders[1]:
-        assert f'"/var/lib/{name}"' in text
+    for example_name, names in (("aggregator", folders[1]), ("retention", folders[2])):
+        text = (DEPLOY / "examples" / f"{example_name}.toml").read_text()
+        for each in names:
+            assert f'"/var/lib/{each}"' in text
+
+
+def test_the_retention_services_groups_are_made_and_it_is_in_that_of_its_socket() -> None:
+    text = (DEPLOY / "systemd" / "tallyhold.sysusers.conf").read_text()
+    made = set(re.findall(r"^g (\S+) -$", text, re.MULTILINE))
+    settings = tomllib.loads((DEPLOY / "examples" / "retention.toml").read_text())
+    assert made == {settings["api"]["group"], *settings["access"]["groups"]}
+    service = unit("tallyhold-retention")["Service"]
+    assert service["SupplementaryGroups"] == settings["api"]["group"]
+    assert settings["api"]["socket"].startswith(f"/run/{service['RuntimeDirectory']}/")
+    assert settings["api"]["group"] not in settings["access"]["groups"]  # to knock is no role
 
 
 def test_users_of_the_units_are_made() -> None:
@@ -186,7 +226,7 @@ def test_the_readme_names_what_is_there() -> None:
     text = (DEPLOY / "README.md").read_text()
     for name in re.findall(r"^\| `([^`]+)` \|", text, re.MULTILINE):
         assert list(DEPLOY.glob(name.rstrip("/"))), name
-    for words in re.findall(r"tallyhold ((?:appliance|collector) [a-z-]+)", text):
+    for words in re.findall(r"tallyhold ((?:appliance|collector|retention|hold) [a-z-]+)", text):
         assert "Usage" in tallyhold_help(*words.split())
 
 

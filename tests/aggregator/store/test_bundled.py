@@ -10,11 +10,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from aggregator.store.bundled import Engine, EngineConfig, EngineError
-from aggregator.store.client import Client, Endpoint, Refused, StoreError
+from aggregator.store.client import Client, Endpoint, Refused, StoreError, Unavailable
+from aggregator.store.engine_files import bundled_port
 from aggregator.store.migrate import Migrator
 from tests.aggregator.support import Store, wait_for
 
@@ -122,11 +125,43 @@ def test_each_user_may_do_its_own_work_alone(bundled_engine: Engine) -> None:
     refused(reader, "ALTER TABLE tallyhold.usage ADD COLUMN x UInt8")
     reader.query_columns("SELECT count() AS n FROM usage")
     keeper.execute("ALTER TABLE usage DROP PARTITION 202611")
+    closed: dict[str, Any] = {
+        "record_class": ["usage"],
+        "first_open": np.array([1], dtype=np.uint32),
+        "version": np.array([1], dtype=np.uint64),
+    }
+    for client in (writer, reader):
+        client.query_columns("SELECT first_open FROM closed_partitions")
+        with pytest.raises(Refused):
+            client.insert("closed_partitions", closed)
+        refused(client, "CREATE DATABASE tallyhold_vault")
+    refused(reader, "SELECT count() FROM tallyhold.late_usage")
+    keeper.outside("CREATE DATABASE IF NOT EXISTS tallyhold_vault")
+    keeper.outside("CREATE TABLE tallyhold_vault.x (a UInt8) ENGINE = MergeTree ORDER BY a")
+    for client in (writer, reader):
+        refused(client, "SELECT count() FROM tallyhold_vault.x")
+    keeper.outside("DROP TABLE tallyhold_vault.x")
+    keeper.insert("closed_partitions", closed)
     opener = Client(Endpoint("127.0.0.1", bundled_engine.port, "default", ""))
     refused(opener, "SELECT * FROM tallyhold.usage")
     refused(opener, "SELECT * FROM system.users")
     for client in (writer, reader, keeper, opener):
         client.close()
+
+
+def test_the_port_of_an_engine_is_found_in_its_folder(
+    bundled_engine: Engine, tmp_path: Path
+) -> None:
+    assert bundled_port(bundled_engine.config.data) == bundled_engine.port
+    with pytest.raises(Unavailable, match="no engine was ever started"):
+        bundled_port(tmp_path)
+    (tmp_path / "config.xml").write_text("<clickhouse/>")
+    with pytest.raises(Unavailable, match="names no port"):
+        bundled_port(tmp_path)
+    (tmp_path / "config.xml").unlink()
+    (tmp_path / "config.xml").mkdir()
+    with pytest.raises(Refused, match="config.xml"):
+        bundled_port(tmp_path)
 
 
 def test_nothing_keeps_the_text_of_queries(bundled_engine: Engine) -> None:

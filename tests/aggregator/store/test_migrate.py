@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from aggregator.store.migrate import Migration, Migrator, load, statements
-from aggregator.store.schema import TABLES, SchemaError, check
+from aggregator.store.schema import LATE_TABLES, TABLES, SchemaError, check
 from tests.aggregator.support import Store
 
 
@@ -28,7 +28,7 @@ def migrator(store: Store, migrations: list[Migration] | None = None) -> Migrato
 @pytest.mark.engine
 def test_an_empty_engine_gets_every_table_once(empty: Store) -> None:
     planned = migrator(empty).run(dry_run=True)
-    assert [step.migration.number for step in planned] == [1, 2]
+    assert [step.migration.number for step in planned] == [1, 2, 3]
     names = "SELECT name FROM system.databases"
     assert "tallyhold" not in empty.client.outside(names)["name"]  # dry
     assert migrator(empty).run() == planned
@@ -52,8 +52,26 @@ def test_no_table_has_a_ttl_and_parts_go_after_a_second(engines: Store) -> None:
 
 
 @pytest.mark.engine
+def test_late_rows_are_partitioned_by_arrival(engines: Store) -> None:
+    found = engines.keeper.query_columns(
+        "SELECT name, partition_key, sorting_key FROM system.tables WHERE database = 'tallyhold'"
+    )
+    tables = dict(
+        zip(
+            found["name"],
+            zip(found["partition_key"], found["sorting_key"], strict=True),
+            strict=True,
+        )
+    )
+    for name in LATE_TABLES:
+        partition, order = tables[name]
+        assert partition.replace(" ", "") == "intDiv(toUnixTimestamp(arrived),300)"
+        assert order == tables[name.removeprefix("late_")][1]
+
+
+@pytest.mark.engine
 def test_a_migration_that_was_cut_short_is_run_again(empty: Store) -> None:
-    first, _ = load()
+    first = load()[0]
     steps = migrator(empty).plan()
     empty.client.outside("CREATE DATABASE tallyhold")
     for statement in steps[0].statements[:5]:
@@ -70,9 +88,9 @@ def test_a_newer_database_is_refused(engines: Store) -> None:
 
 @pytest.mark.engine
 def test_a_changed_migration_is_refused(engines: Store) -> None:
-    first, second = load()
+    first, *others = load()
     with pytest.raises(SchemaError, match="differs"):
-        migrator(engines, [replace(first, text=first.text + "\n"), second]).run()
+        migrator(engines, [replace(first, text=first.text + "\n"), *others]).run()
 
 
 @pytest.mark.engine

@@ -156,7 +156,9 @@ def test_golden_vector_is_still_read() -> None:
     data = bytes.fromhex(VECTOR.read_text())
     header, batches = codec.decode(data)
     assert header.batch == "daf8e7c36fe78635d8829e3ce1f4b345"
-    assert {name: batch.to_pydict() for name, batch in batches.items()} == all_classes(2)
+    since = {"block_count", "safeguard_ledger"}
+    known = {name: rows for name, rows in all_classes(2).items() if name not in since}
+    assert {name: batch.to_pydict() for name, batch in batches.items()} == known
 
 
 # -- encoding what does not fit

@@ -32,6 +32,7 @@ def test_units_and_types_agree(record_class: RecordClass) -> None:
 def test_bindings_come_first() -> None:
     assert list(CLASSES) == [
         "binding", "session", "usage", "mapping", "visit", "call", "link", "gap",
+        "block_count", "safeguard_ledger",
     ]  # fmt: skip
 
 

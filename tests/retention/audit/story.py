@@ -8,6 +8,7 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from retention.audit import sealed
 from retention.audit.canonical import Leaf
 from retention.audit.checkpoint import LOG, WITNESS, Signer
 from retention.audit.log import AuditLog
@@ -26,9 +27,34 @@ WITNESS_SIGNER = Signer("w.example/1", WITNESS, Ed25519PrivateKey.from_private_b
 def fill(folder: Path, leaves: list[Leaf], signer: Signer = SIGNER) -> None:
     """Write a log of these leaves, which name their own times; its genesis is at the first's."""
     first = leaves[0]["at"] * 1000 if leaves else START * 1000
+    leaves = certify(folder, leaves, signer)
     with AuditLog(folder, signer, lambda: first) as log:
         for at in range(0, len(leaves), 100):
             log.extend(leaves[at : at + 100])
+
+
+def certify(folder: Path, leaves: list[Leaf], signer: Signer = SIGNER) -> list[Leaf]:
+    """Write the file of each certificate leaf; give the leaves with the files' digests."""
+    intents = {leaf["purge"]: leaf for leaf in leaves if leaf["kind"] == "purge.intent"}
+    told = []
+    for leaf in leaves:
+        if leaf["kind"].startswith("purge.certificate") and leaf["digest"] == ROOT:
+            of = intents.get(leaf["purge"], span() | {"store": "live"})
+            data = sealed.seal(document(leaf, of), signer)
+            path = folder / sealed.path_of(leaf["purge"], leaf["kind"])
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+            leaf = leaf | {"digest": hashlib.sha256(data).hexdigest()}
+        told.append(leaf)
+    return told
+
+
+def document(leaf: Leaf, intent: Leaf) -> Leaf:
+    """What the certificate of a leaf says."""
+    names = ("class", "partition", "start", "end", "store")
+    left_out = ("v", "kind", "at", "digest")
+    own = {name: value for name, value in leaf.items() if name not in left_out}
+    return {name: intent[name] for name in names} | own | {"statements": ["DROP PARTITION"]}
 
 
 def heartbeats(count: int) -> list[Leaf]:
@@ -53,11 +79,17 @@ def scope(**changes: Any) -> Leaf:
 def span() -> Leaf:
     return {
         "class": "visit",
-        "partition": "2026-01-01",
+        "partition": "20260101",
         "start": START,
         "end": START + DAY,
         "earliest": START,
+        "latest": START + DAY,
     }
+
+
+def clock(**changes: Any) -> Leaf:
+    usual = {"delta": 1, "backward": False, "trusted": True, "reason": "confirmed", "actor": CARL}
+    return {"kind": "clock.step", **usual, **changes}
 
 
 def held(rows: int = 5) -> list[Leaf]:
@@ -88,12 +120,13 @@ def story() -> dict[str, Leaf]:
         ("seen", START + DAY, {"kind": "partition.seen", "policy": POLICY, **_until()}),
         ("submitted", START + 2 * DAY, _submitted()),
         ("approved", START + 3 * DAY, _by("hold.approved", BOB, generation=2)),
+        ("beat", START + 5 * DAY, {"kind": "heartbeat", "generation": 2, "holds": 1}),
+        ("clock", purge_at - 2, clock(trusted=True)),
         (
             "evidence",
-            START + 4 * DAY,
+            purge_at - 1,
             {"kind": "hold.evidence", **hold, "generation": 2, **_place(), "rows": 5, "root": ROOT},
         ),
-        ("beat", START + 5 * DAY, {"kind": "heartbeat", "generation": 2, "holds": 1}),
         ("intent", purge_at, _intent("p1", "live", generation=2, holds=1)),
         ("preserved", purge_at + 1, _preserved("p1", 100, 5, held(), 2)),
         ("dropped", purge_at + 2, {"kind": "purge.dropped", "purge": "p1", **_rows(95, 2)}),
@@ -141,7 +174,7 @@ def story() -> dict[str, Leaf]:
 
 
 def _place() -> Leaf:
-    return {"class": "visit", "partition": "2026-01-01"}
+    return {"class": "visit", "partition": "20260101"}
 
 
 def _period() -> Leaf:
@@ -166,6 +199,7 @@ def _submitted() -> Leaf:
         "basis": "court-order",
         "order": ROOT,
         "scope": [scope()],
+        "all_sharers": False,
         "expires": None,
         "review_by": START + 100 * DAY,
     }

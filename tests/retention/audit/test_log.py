@@ -83,7 +83,7 @@ def test_refusals(tmp_path: Path) -> None:
     with pytest.raises(ClockError):
         log.append(BEAT | {"at": START})
     back = {"kind": "clock.step", "delta": 10**14, "backward": True, "trusted": False}
-    log.append({**back, "reason": "stepped", "at": START})
+    log.append({**back, "reason": "stepped", "actor": None, "at": START})
     log.append(BEAT | {"at": START + 1})
     with pytest.raises(LogError, match="another process"):
         opened(tmp_path)

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from retention.audit import merkle
+from retention.audit.frontier import Frontier
 from retention.audit.merkle import Tile, Tree
 
 # The leaves and roots with which Certificate Transparency implementations are tested.
@@ -181,3 +182,18 @@ def test_bundles() -> None:
     for cut in (1, 3, len(merkle.bundle(entries)) - 1):
         with pytest.raises(ValueError, match="ends inside"):
             merkle.unbundle(merkle.bundle(entries)[:cut])
+
+
+def test_the_frontier_has_the_tiles_and_roots_of_the_tree() -> None:
+    """At sizes around each bound of a tile, and at one of three levels."""
+    sizes = {0, 1, 2, 3, 255, 256, 257, 511, 512, 65_535, 65_536, 65_537, 66_000}
+    tree, edge, full = merkle.Tree(), Frontier(), dict[merkle.Tile, bytes]()
+    for number in range(max(sizes) + 1):
+        if number in sizes:
+            assert edge.root() == tree.root()
+            have = full | dict(edge.partials())
+            hashes = [tile for tile in merkle.tiles(number) if tile.level != merkle.ENTRIES]
+            assert have == {tile: tree.tile(tile) for tile in hashes}
+        hashed = merkle.leaf_hash(number.to_bytes(4, "big"))
+        tree.append(hashed)
+        full.update(edge.append(hashed))

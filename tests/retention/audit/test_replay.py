@@ -22,8 +22,11 @@ from tests.retention.audit.story import (
     SIGNER,
     START,
     YEAR_ON,
+    certify,
+    clock,
     held,
     scope,
+    span,
     story,
 )
 
@@ -81,13 +84,7 @@ def moved(name: str, to: str) -> Callable[[Told], None]:
     return apply
 
 
-UNTRUSTED: Leaf = {
-    "kind": "clock.step",
-    "delta": 1,
-    "backward": True,
-    "trusted": False,
-    "reason": "stepped",
-}
+UNTRUSTED: Leaf = clock(backward=True, trusted=False, reason="stepped", actor=None)
 NEW_HOLD: Leaf = {
     "kind": "hold.submitted",
     "hold": "h2",
@@ -97,6 +94,7 @@ NEW_HOLD: Leaf = {
     "basis": "court-order",
     "order": None,
     "scope": [scope(**{"from": START + 20 * DAY, "to": START + 30 * DAY})],
+    "all_sharers": False,
     "expires": None,
     "review_by": None,
 }
@@ -107,11 +105,7 @@ UNTIL_DROP = (
 LESS = {"rows": 4, "holds": HALF_HELD}
 LATE: Leaf = {
     "kind": "late.swept",
-    "class": "visit",
-    "partition": "2026-01-01",
-    "start": START,
-    "end": START + DAY,
-    "earliest": START,
+    **span(),
     "generation": 2,
     "rows_before": 3,
     "preserved": 1,
@@ -285,7 +279,7 @@ SPOILT: dict[str, tuple[str, Callable[[Told], None]]] = {
         "intent",
         change("intent", retain_until=YEAR_ON - DAY),
     ),
-    "a clock not to be trusted": ("clock-destroys", after("beat", UNTRUSTED)),
+    "a clock not to be trusted": ("clock-destroys", after("evidence", UNTRUSTED)),
     "time goes back": ("clock", change("beat", at=START)),
     # Late rows.
     "late rows unaccounted for": ("counts", after("final", LATE | {"destroyed": 1})),
@@ -316,7 +310,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 def judged(folder: Path, told: Told) -> dict[str, str]:
     """Rule to words, for a log written by one who has the key and minds no rule of the writer."""
     with AuditLog(folder, SIGNER, lambda: START * 1000) as log:
-        log._commit([encode({"v": 1} | leaf) for leaf in told.values()])
+        log._commit([encode({"v": 1} | leaf) for leaf in certify(folder, list(told.values()))])
     report = verify(folder)
     return {finding.rule: finding.text for finding in report.findings}
 
@@ -340,7 +334,7 @@ def test_a_wrong_is_found(tmp_path: Path, name: str) -> None:
 def test_right_variations_are_good(tmp_path: Path) -> None:
     trusted = UNTRUSTED | {"trusted": True}
     variations: list[Callable[[Told], None]] = [
-        after("beat", UNTRUSTED, trusted),
+        after("evidence", UNTRUSTED, trusted),
         without("pending"),
         without(*UNTIL_DROP, "final"),  # certified as pending: a replica is down
         without(*UNTIL_DROP, "pending", "final"),  # the log ends here: nothing is overdue yet

@@ -17,12 +17,23 @@ from retention.audit.checkpoint import Checkpoint, Signer, checkpoint_text
 from retention.audit.log import AuditLog
 from retention.audit.report import Report
 from retention.audit.verify import verify
-from tests.retention.audit.story import DAY, SIGNER, START, WITNESS_SIGNER, fill, heartbeats, story
+from retention.audit.witness import Witness, WitnessError
+from tests.retention.audit.story import (
+    DAY,
+    SIGNER,
+    START,
+    WITNESS_SIGNER,
+    clock,
+    fill,
+    heartbeats,
+    story,
+)
+from tests.retention.audit.teller import FIRST, Teller, open_at
 
 ROOT = Path(__file__).parents[3]
 STANDALONE = (
-    *("canonical", "merkle", "checkpoint", "leaf", "report"),
-    *("replay", "replay_holds", "replay_purges", "verify"),
+    *("canonical", "merkle", "checkpoint", "leaf", "report", "frontier", "sealed", "snapshot"),
+    *("replay", "replay_holds", "replay_places", "replay_purges", "verify"),
 )
 
 
@@ -34,10 +45,28 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 def witnessed(folder: Path, leaves: int = 3) -> Path:
     """A log that a witness it enrolled has signed."""
     fill(folder, heartbeats(leaves))
-    with AuditLog(folder, SIGNER, lambda: (START + 30 * DAY) * 1000) as log:
+    return enrol(folder)
+
+
+def complete(folder: Path) -> Path:
+    """All that a log's folder can hold: leaves, tiles, certificates, a witness's line."""
+    teller = Teller({"visit": (1, 0)})
+    teller.seen("visit", FIRST)
+    teller.at = open_at(teller)
+    teller.tell(**clock())
+    teller.purge("p1", "visit", FIRST, 10)
+    final = teller.leaves[-1]
+    pending = {name: value for name, value in final.items() if name != "backups"}
+    pending |= {"kind": "purge.certificate-pending", "waiting": ["parts"]}
+    fill(folder, [*teller.leaves[:-1], pending, final])
+    return enrol(folder)
+
+
+def enrol(folder: Path) -> Path:
+    with AuditLog(folder, SIGNER, lambda: (START + 900 * DAY) * 1000) as log:
         log.append({"kind": "witness.enrolled", "key": str(WITNESS_SIGNER.key), "actor": "a" * 64})
         text = log.checkpoint().partition("\n\n")[0] + "\n"
-        seconds = (START + 31 * DAY) // 10**6
+        seconds = (START + 901 * DAY) // 10**6
         log.add_cosigned(log.checkpoint() + WITNESS_SIGNER.sign(text, seconds), WITNESS_SIGNER.key)
     return folder
 
@@ -58,8 +87,10 @@ def test_a_sound_log_is_good(tmp_path: Path) -> None:
     assert report.lines()[0].startswith("good: log.example/audit, 6 leaves")
 
 
-def test_every_byte_of_a_small_log(tmp_path: Path) -> None:
-    witnessed(tmp_path)
+def test_every_byte_of_a_complete_folder(tmp_path: Path) -> None:
+    complete(tmp_path)
+    kinds = {path.relative_to(tmp_path).parts[0] for path in files(tmp_path)}
+    assert kinds == {"checkpoint", "tile", "witnessed", "certificates"}
     count = 0
     for path in files(tmp_path):
         data = path.read_bytes()
@@ -69,24 +100,50 @@ def test_every_byte_of_a_small_log(tmp_path: Path) -> None:
             count += 1
         path.write_bytes(data)
     assert verify(tmp_path).good
-    assert count == sum(path.stat().st_size for path in files(tmp_path)) > 1000
+    assert count == sum(path.stat().st_size for path in files(tmp_path)) > 4000
 
 
-def test_bytes_of_a_larger_log(tmp_path: Path) -> None:
-    witnessed(tmp_path, 700)
+def test_every_file_cut_at_every_fifth_length(tmp_path: Path) -> None:
+    complete(tmp_path)
+    for path in files(tmp_path):
+        data = path.read_bytes()
+        for length in {*range(0, len(data), 5), len(data) - 1}:
+            path.write_bytes(data[:length])
+            assert not verify(tmp_path).good, (path, length)
+        path.write_bytes(data)
+    assert verify(tmp_path).good
+
+
+def test_bytes_and_ends_of_a_large_log(tmp_path: Path) -> None:
+    large = [leaf | {"at": START + n} for n, leaf in enumerate(heartbeats(1) * 50_000, 1)]
+    teller = Teller({"visit": (1, 0)})
+    teller.at = START + 60_000
+    teller.seen("visit", FIRST)
+    teller.at = open_at(teller)
+    teller.tell(**clock())
+    teller.purge("p1", "visit", FIRST, 10)
+    fill(tmp_path, [*teller.leaves[:1], *large, *teller.leaves[1:]])
+    enrol(tmp_path)
+    report = verify(tmp_path)
+    assert report.good, report.findings
+    assert report.size > 50_000
     chance = random.Random(6962)
-    for _ in range(60):
-        path = chance.choice(files(tmp_path))
+    levels = [files(tmp_path / name) for name in ("tile/entries", "tile/0", "tile/1")]
+    groups = [*levels, files(tmp_path / "certificates"), [tmp_path / "checkpoint"]]
+    for number, group in enumerate(groups):
+        path = chance.choice(group)
         data = path.read_bytes()
         at, bit = chance.randrange(len(data)), 1 << chance.randrange(8)
-        path.write_bytes(data[:at] + bytes([data[at] ^ bit]) + data[at + 1 :])
+        spoilt = data[:at] + bytes([data[at] ^ bit]) + data[at + 1 :] if number % 2 else data[:at]
+        path.write_bytes(spoilt)
         assert not verify(tmp_path).good, (path, at, bit)
         path.write_bytes(data)
     assert verify(tmp_path).good
 
 
 def test_files_cut_lost_added_and_emptied(tmp_path: Path) -> None:
-    witnessed(tmp_path)
+    complete(tmp_path)
+    partial = next((tmp_path / "tile/entries/000.p").iterdir()).name
     for path in files(tmp_path):
         data = path.read_bytes()
         for spoilt in (data[:-1], data + b"\0", b"", data + data):
@@ -95,12 +152,18 @@ def test_files_cut_lost_added_and_emptied(tmp_path: Path) -> None:
         path.unlink()
         assert not verify(tmp_path).good, path
         path.write_bytes(data)
-    for name in ("x", "tile/x", "tile/0/001", "tile/0/000.p/9", "tile/2/000.p/1", "witnessed/1"):
+    for name in (
+        *("x", "tile/x", "tile/0/001", "tile/0/000.p/200", "tile/2/000.p/1", "witnessed/1"),
+        *("certificates/p1.json", "certificates/p1.final.json.new", "certificates/.p1.final.json"),
+        *("certificates/deep/p1.final.json", "checkpoint.new", "witnessed/x"),
+    ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"")
         assert "layout" in rules(verify(tmp_path)), name
         (tmp_path / name).unlink()
+    shutil.rmtree(tmp_path / "certificates/deep")
     shutil.rmtree(tmp_path / "tile/2")
+    assert partial in {path.name for path in files(tmp_path)}
     assert verify(tmp_path).good
     (tmp_path / "empty").mkdir()
     assert "layout" in rules(verify(tmp_path))
@@ -228,6 +291,35 @@ def test_a_witnesss_clock_bounds_the_leaves(tmp_path: Path) -> None:
     assert rules(verify(tmp_path)) == {"clock"}
 
 
+def test_a_rollback_is_shown_by_any_later_checkpoint(tmp_path: Path) -> None:
+    """An older state of the folder is good by itself; whoever saw more, knows better."""
+    enrol_later = tmp_path / "new"
+    fill(tmp_path / "old", heartbeats(4))
+    shutil.copytree(tmp_path / "old", enrol_later)
+    enrol(enrol_later)
+    kept = (enrol_later / "checkpoint").read_bytes()
+    assert verify(tmp_path / "old").good
+    assert rules(verify(tmp_path / "old", kept=kept)) == {"rollback"}
+    shutil.copytree(enrol_later / "witnessed", tmp_path / "old/witnessed")
+    report = verify(tmp_path / "old", None, [WITNESS_SIGNER.key])
+    assert "cut or forked" in report.findings[0].text
+
+
+def test_a_fork_is_not_signed_by_a_witness_and_not_good_by_its_line(tmp_path: Path) -> None:
+    witness = Witness(tmp_path / "w", "w.example/1", lambda: (START + 30 * DAY) // 10**6)
+    fill(tmp_path / "log", heartbeats(5))
+    note = witness.cosign(tmp_path / "log", SIGNER.key)
+    fill(tmp_path / "fork", [*heartbeats(4), heartbeats(5)[4] | {"at": START + DAY}])
+    with pytest.raises(WitnessError, match="fork"):
+        witness.cosign(tmp_path / "fork", SIGNER.key)
+    assert verify(tmp_path / "fork").good
+    assert rules(verify(tmp_path / "fork", kept=note.encode())) == {"fork"}
+    name = f"{Checkpoint.parse(note.encode()).size:016d}-{witness.signer().key.id.hex()}"
+    (tmp_path / "fork/witnessed").mkdir()
+    (tmp_path / "fork/witnessed" / name).write_text(note)
+    assert "witness" in rules(verify(tmp_path / "fork", SIGNER.key, [witness.signer().key]))
+
+
 def test_an_absurd_size_is_refused_at_once(tmp_path: Path) -> None:
     text = checkpoint_text(SIGNER.key.name, 10**15, bytes(32))
     (tmp_path / "checkpoint").write_text(f"{text}\n{SIGNER.sign(text)}")
@@ -236,32 +328,6 @@ def test_an_absurd_size_is_refused_at_once(tmp_path: Path) -> None:
 
 def test_no_log_at_all(tmp_path: Path) -> None:
     assert rules(verify(tmp_path)) == {"checkpoint"}
-
-
-def test_it_verifies_while_the_log_grows(tmp_path: Path) -> None:
-    fill(tmp_path, heartbeats(250))
-    script = (
-        "import sys, time\nfrom pathlib import Path\n"
-        "from retention.audit.checkpoint import Signer\nfrom retention.audit.log import AuditLog\n"
-        "with AuditLog(Path(sys.argv[1]), Signer.parse(sys.argv[2]), time.time_ns) as log:\n"
-        "    for n in range(60):\n"
-        "        log.append({'kind': 'heartbeat', 'generation': 0, 'holds': 0})\n"
-        "        print(n, flush=True)\n        time.sleep(0.02)\n"
-    )
-    with subprocess.Popen(
-        [sys.executable, "-c", script, str(tmp_path), SIGNER.secret()], stdout=subprocess.PIPE
-    ) as writer:
-        assert writer.stdout
-        writer.stdout.readline()
-        sizes = set()
-        while writer.poll() is None:
-            report = verify(tmp_path)
-            if report.good:  # what is odd is only ever a partial that no checkpoint covers yet
-                sizes.add(report.size)
-            else:
-                assert "layout" in rules(report), report.findings
-    assert len(sizes) > 3
-    assert verify(tmp_path).size == 311
 
 
 def test_it_stands_alone(tmp_path: Path) -> None:
@@ -288,7 +354,7 @@ def test_it_stands_alone(tmp_path: Path) -> None:
 
     good = alone("--log-key", str(SIGNER.key))
     assert (good.returncode, good.stderr) == (0, "")
-    path = tmp_path / "log/tile/entries/000.p/21"
+    path = tmp_path / "log/tile/entries/000.p/22"
     data = bytearray(path.read_bytes())
     data[1000] ^= 4
     path.write_bytes(data)

@@ -1,0 +1,1 @@
+"""Plans, carries out, certifies and resumes destruction: the one path by which rows leave."""

@@ -1,0 +1,1 @@
+"""Legal holds: scopes, the one matcher, states, resolution through binding history, the desk."""

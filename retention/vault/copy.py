@@ -1,0 +1,305 @@
+"""Selections in, rows in the vault and partitions gone out. The one place that destroys records.
+
+A vault partition never changes row by row. Its new content is put together in the staging table,
+its fingerprint compared with that of what was selected, and then it takes the old one's place in a
+single step, on one replica, which the others follow. So a purge that is cut short anywhere leaves
+the vault as it was or as it should be, and can be done again.
+
+Nothing here decides. What is dropped was approved by `destruction.plan.approve`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from aggregator.store.client import Client, Unavailable
+from retention.model import Place
+from retention.vault.port import Approved, PreserveError, Selection, Target
+from retention.vault.scratch import KEY_TYPE, chosen_table
+from retention.vault.shards import Shard
+from retention.vault.tables import (
+    FINAL_BY_PARTITION,
+    Kept,
+    Names,
+    in_place,
+    names_of,
+    row_hash,
+    row_key,
+)
+
+QUIET_S: Final = 120.0
+"""How long to wait for a statement that an earlier run left behind; then the purge fails."""
+_POLL_S: Final = 0.1
+
+
+class Fingerprint(NamedTuple):
+    """What tells two sets of rows apart, whatever their order: count, xor and sum of row hashes."""
+
+    rows: int = 0
+    xor: int = 0
+    total: int = 0
+
+    def plus(self, other: Fingerprint) -> Fingerprint:
+        """Of both sets together."""
+        return Fingerprint(
+            self.rows + other.rows, self.xor ^ other.xor, (self.total + other.total) % 2**64
+        )
+
+    @classmethod
+    def of(cls, ids: bytes) -> Fingerprint:
+        """Of the rows of a selection, by what was read of them."""
+        hashes = np.frombuffer(ids, dtype=KEY_TYPE)["row_hash"]
+        xor = int(np.bitwise_xor.reduce(hashes)) if len(hashes) else 0
+        return cls(len(hashes), xor, int(np.add.reduce(hashes, dtype=np.uint64)))
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where selected rows are copied from; `where` stands beside the place's condition."""
+
+    kept: Kept
+    where: str = "1"
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """One shard's part of a copy: its server and the table there that has the chosen keys."""
+
+    shard: Shard
+    client: Client
+    chosen: str
+
+
+class Copier:
+    """Builds vault partitions. The caller holds the register's lock: there is one run at a time."""
+
+    def __init__(
+        self,
+        shards: Sequence[Shard],
+        names: Names,
+        monotonic: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._shards = shards
+        self._names = names
+        self._monotonic = monotonic
+        self._sleep = sleep
+
+    def preserve(self, selection: Selection, origin: Origin) -> None:
+        """Add a selection of live or late rows to the vault. Raises PreserveError, and then the
+        vault still has its old content, or on some shards a new one that is as good."""
+        place, expected = selection.place, Fingerprint.of(selection.ids)
+        with self._work(selection) as work:
+            there = [self._chosen(each, place, origin) for each in work]
+            if _together(there) != expected:
+                if self._sum(work, place, Origin("vault")) == expected:
+                    return  # done before, and the rows have gone since
+                raise PreserveError("changed", "the selected rows are not as they were")
+            staged = [
+                self._stage(each, place, origin, chosen)
+                for each, chosen in zip(work, there, strict=True)
+            ]
+            self._exchange(work, place, staged, expected)
+
+    def rebuild(self, approved: Approved, selection: Selection) -> None:
+        """Make a vault partition exactly a selection of its rows; drop it where that is empty."""
+        self._allow(approved, selection.place, "vault")
+        place, expected = selection.place, Fingerprint.of(selection.ids)
+        with self._work(selection) as work:
+            origin = Origin("vault")
+            if self._sum(work, place, origin) != expected:
+                raise PreserveError("changed", "the selected rows are not as they were")
+            staged = []
+            for each in work:
+                self._clear_staging(each.client, place)
+                self._copy(each, place, origin)
+                staged.append(self._fingerprint(each.client, place, "staging"))
+            self._exchange(work, place, staged, expected)
+
+    def preserved(self, selection: Selection) -> bool:
+        """Whether every row of a selection is in the vault now."""
+        with self._work(selection) as work:
+            expected = Fingerprint.of(selection.ids)
+            return self._sum(work, selection.place, Origin("vault")) == expected
+
+    def drop(self, approved: Approved) -> None:
+        """Destroy a live partition on every shard; nothing to do where it is gone."""
+        place = approved.place
+        self._allow(approved, place, "live")
+        in_place(place)  # raises ValueError where the number is none of the class
+        table = self._names.table(place.record_class, "live")
+        for shard in self._shards:
+            shard.leader(table).execute(f"ALTER TABLE {table} DROP PARTITION {int(place.number)}")
+
+    def count(self, place: Place, kept: Kept) -> int:
+        """Rows of a place in one kind of table; of replacing classes the newest versions."""
+        total = 0
+        for shard in self._shards:
+            client = shard.first
+            shard.settle(client, [self._names.table(place.record_class, kept)])
+            found = client.query_columns(
+                f"SELECT count() AS total FROM {self._names.source(place.record_class, kept)}"
+                f" WHERE {in_place(place)}",
+                None,
+                FINAL_BY_PARTITION,
+            )
+            total += int(found["total"][0])
+        return total
+
+    @staticmethod
+    def _allow(approved: Approved, place: Place, store: Target) -> None:
+        if approved.store != store or approved.place != place:
+            raise PreserveError("approval", "the approval is for something else")
+
+    @contextlib.contextmanager
+    def _work(self, selection: Selection) -> Iterator[list[_Work]]:
+        with contextlib.ExitStack() as stack:
+            work = []
+            for shard in self._shards:
+                client = shard.first
+                shard.settle(client, [self._names.table(selection.place.record_class, "vault")])
+                chosen = stack.enter_context(chosen_table(client, selection.ids))
+                work.append(_Work(shard, client, chosen))
+            yield work
+
+    # Putting a partition together
+
+    def _stage(self, work: _Work, place: Place, origin: Origin, chosen: Fingerprint) -> Fingerprint:
+        """Staging becomes what the vault has of the place and the chosen rows; gives its print.
+
+        Of the vault's rows those are left out that come in again, and, with live rows, all that
+        are live still: a purge that was cut short left them, and holds may have changed since.
+        """
+        self._clear_staging(work.client, place)
+        before = Fingerprint()
+        if self._fingerprint(work.client, place, "vault").rows:
+            self._keep(work, place, origin)
+            before = self._fingerprint(work.client, place, "staging")
+        if chosen.rows:
+            self._copy(work, place, origin)
+        staged = self._fingerprint(work.client, place, "staging")
+        if staged != before.plus(chosen):
+            raise PreserveError("fingerprint", "the copy differs from the rows selected")
+        return staged
+
+    def _keep(self, work: _Work, place: Place, origin: Origin) -> None:
+        """Append to staging what the vault has and should go on having."""
+        record_class = place.record_class
+        vault = self._names.table(record_class, "vault")
+        leave = f"SELECT record_id, row_hash FROM {work.chosen}"
+        if origin.kept == "live":
+            leave = (
+                f"SELECT record_id, {row_hash(record_class)}"
+                f" FROM {self._names.source(record_class, 'live')} WHERE {in_place(place)}"
+                f" AND record_id IN (SELECT record_id FROM {vault} WHERE {in_place(place)})"
+            )
+        columns = names_of(record_class)
+        work.client.query_columns(
+            f"INSERT INTO {self._names.table(record_class, 'staging')} ({columns})"
+            f" SELECT {columns} FROM {vault}"
+            f" WHERE {in_place(place)} AND {row_key(record_class)} NOT IN ({leave})",
+            None,
+            FINAL_BY_PARTITION,
+        )
+
+    def _copy(self, work: _Work, place: Place, origin: Origin) -> None:
+        """Append the chosen rows of an origin to staging."""
+        columns = names_of(place.record_class)
+        work.client.query_columns(
+            f"INSERT INTO {self._names.table(place.record_class, 'staging')} ({columns})"
+            f" SELECT {columns} FROM {self._from(work, place, origin)}",
+            None,
+            FINAL_BY_PARTITION,
+        )
+
+    def _exchange(
+        self,
+        work: Sequence[_Work],
+        place: Place,
+        staged: Sequence[Fingerprint],
+        expected: Fingerprint,
+    ) -> None:
+        """Put what is staged in the place of the vault's partitions, and see that it is there."""
+        staging = self._names.table(place.record_class, "staging")
+        vault = self._names.table(place.record_class, "vault")
+        if self._sum(work, place, Origin("staging")) != expected:
+            raise PreserveError("fingerprint", "what is staged differs from the rows selected")
+        for each, new in zip(work, staged, strict=True):
+            number = int(place.number)
+            if new.rows:  # staging is on this server alone
+                each.client.execute(
+                    f"ALTER TABLE {vault} REPLACE PARTITION {number} FROM {staging}"
+                )
+            elif self._fingerprint(each.client, place, "vault").rows:
+                leader = each.shard.leader(vault)
+                leader.execute(f"ALTER TABLE {vault} DROP PARTITION {number}")
+        for each, new in zip(work, staged, strict=True):
+            # Every replica that answers must have it: the one that was written to may be lost.
+            for client in (each.client, *each.shard.others(each.client)):
+                each.shard.settle(client, [vault])
+                if self._fingerprint(client, place, "vault") != new:
+                    raise PreserveError("vault", "the vault has other rows than were put there")
+            each.client.execute(f"TRUNCATE TABLE {staging}")
+
+    def _clear_staging(self, client: Client, place: Place) -> None:
+        """Empty the staging table once no statement of an earlier run writes to it any more."""
+        deadline = self._monotonic() + QUIET_S
+        staging = self._names.table(place.record_class, "staging")
+        while True:
+            found = client.query_columns(
+                "SELECT count() AS running FROM system.processes"
+                f" WHERE query LIKE 'INSERT INTO {staging} %'"
+            )
+            if not found["running"][0]:
+                break
+            if self._monotonic() > deadline:
+                raise Unavailable("a copy of an earlier run is still being written")
+            self._sleep(_POLL_S)
+        client.execute(f"TRUNCATE TABLE {staging}")
+
+    # Fingerprints
+
+    def _sum(self, work: Sequence[_Work], place: Place, origin: Origin) -> Fingerprint:
+        """Of the chosen rows of an origin on all shards."""
+        return _together([self._chosen(each, place, origin) for each in work])
+
+    def _chosen(self, work: _Work, place: Place, origin: Origin) -> Fingerprint:
+        """Of the chosen rows of an origin on one shard."""
+        return _print(work.client, place, self._from(work, place, origin))
+
+    def _fingerprint(self, client: Client, place: Place, kept: Kept) -> Fingerprint:
+        """Of all rows that a table has of a place."""
+        table = self._names.source(place.record_class, kept)
+        return _print(client, place, f"{table} WHERE {in_place(place)}")
+
+    def _from(self, work: _Work, place: Place, origin: Origin) -> str:
+        # The id alone is compared first: it is a sixteenth of what a row's hash has to read.
+        return (
+            f"{self._names.source(place.record_class, origin.kept)} WHERE {in_place(place)}"
+            f" AND {origin.where} AND record_id IN (SELECT record_id FROM {work.chosen})"
+            f" AND {row_key(place.record_class)} IN"
+            f" (SELECT record_id, row_hash FROM {work.chosen})"
+        )
+
+
+def _together(parts: Sequence[Fingerprint]) -> Fingerprint:
+    whole = Fingerprint()
+    for part in parts:
+        whole = whole.plus(part)
+    return whole
+
+
+def _print(client: Client, place: Place, source: str) -> Fingerprint:
+    each = row_hash(place.record_class)
+    found = client.query_columns(
+        f"SELECT count() AS n, groupBitXor({each}) AS x, sum({each}) AS s FROM {source}",
+        None,
+        FINAL_BY_PARTITION,
+    )
+    return Fingerprint(int(found["n"][0]), int(found["x"][0]), int(found["s"][0]))
