@@ -31,8 +31,8 @@ class Replay:
     index: int = -1
     at: int = 0
     trusted_clock: bool = True
-    sure_at: int | None = None
-    """Time of the last leaf before a long silence, until it is said that the time is right."""
+    lived: int = 0
+    """How late it is at least, by leaves that were no longer apart than SILENCE_US."""
     witnesses: list[Key] = field(default_factory=list)
     cosigned: dict[str, str] = field(default_factory=dict)
     """Name under `witnessed/` to the SHA-256 that its leaf states."""
@@ -80,14 +80,19 @@ class Replay:
     def _time(self, at: int, kind: str) -> None:
         if at < self.at and kind != "clock.step":
             self.wrong("clock", "earlier than the leaf before it without a clock.step")
-        if self.index and self.sure_at is None and at > self.at + SILENCE_US:
-            self.sure_at = self.at
+        passed = at - self.at
+        if self.index == 0:
+            self.lived = at
+        elif 0 <= passed <= SILENCE_US:
+            # A clock that is not trusted may be anywhere, and time passes all the same.
+            most = max(self.lived, at) if self.trusted_clock else self.lived + passed
+            self.lived = min(self.lived + passed, most)
         self.at = at
 
     def _destroys(self, kind: str) -> None:
         if not self.trusted_clock:
             self.wrong("clock-destroys", f"{kind} while the clock was not to be trusted")
-        if self.sure_at is not None:
+        if self.at > self.lived + SILENCE_US:
             self.wrong("clock-jump", f"{kind} after a silence, and nobody said the clock is right")
 
     def _genesis(self, leaf: Leaf) -> None:
@@ -98,10 +103,8 @@ class Replay:
         self.trusted_clock = leaf["trusted"]
         if leaf["trusted"] and leaf["reason"] == "confirmed" and leaf["actor"] is None:
             self.wrong("clock", "a clock confirmed by nobody")
-        # Without a person it is right again only where it came back to where it was.
-        if leaf["trusted"] and self.sure_at is not None:
-            back = leaf["at"] <= self.sure_at + SILENCE_US
-            self.sure_at = None if back or leaf["actor"] else self.sure_at
+        if leaf["trusted"] and leaf["actor"]:
+            self.lived = leaf["at"]  # else it is right only where it fits what passed
 
     def _heartbeat(self, leaf: Leaf) -> None:
         if leaf["generation"] != self.holds.generation:

@@ -83,6 +83,6 @@ def _prefixes(
     for size, values in sorted(by_bytes.items()):
         yield f"substring({column}, 1, {size})", sorted(values)
     if length is not None:
-        wider = {base[:size] for base, bits in prefixes for size in range(0)}
+        wider = {base[:size] for base, bits in prefixes for size in range(bits // 8)}
         own = _OWN_BYTES.format(length=length)
         yield f"substring({column}, 1, {own})", sorted(wider)

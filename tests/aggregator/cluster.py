@@ -63,13 +63,14 @@ _USERS: Final = """<yandex>
 
 
 def _start(command: list[str], folder: Path) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        ["setpriv", "--pdeathsig", "KILL", *command],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=(folder / "stderr").open("wb"),
-        cwd=folder,
-    )
+    with (folder / "stderr").open("ab") as stderr:
+        return subprocess.Popen(
+            ["setpriv", "--pdeathsig", "KILL", *command],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=stderr,
+            cwd=folder,
+        )
 
 
 class ZooKeeper:

@@ -381,14 +381,19 @@ def test_the_replay_names_days_as_the_policy_does(day: int, record_class: str) -
     assert told == partitions.retain_until(place, period)
 
 
-def test_a_clock_that_came_back_needs_nobody(tmp_path: Path) -> None:
+@pytest.mark.parametrize("days_off", [90, -400])
+def test_a_clock_that_came_back_needs_nobody(tmp_path: Path, days_off: int) -> None:
     teller = Teller()
     teller.seen("visit", FIRST)
-    teller.until(open_at(teller))
-    right = teller.at
-    teller.at += 90 * DAY
-    teller.tell(**clock(trusted=False, actor=None, reason="far-ahead"))
-    teller.at = right
-    teller.tell(**clock(backward=True, actor=None, reason="recovered"))
+    teller.until(open_at(teller) - 50 * DAY)
+    teller.at += days_off * DAY
+    teller.tell(**clock(trusted=False, actor=None, backward=days_off < 0, reason="odd"))
+    teller.until(teller.at + 51 * DAY)  # so long nobody looks
+    teller.at -= days_off * DAY
+    teller.tell(**clock(actor=None, backward=days_off > 0, reason="recovered"))
     teller.purge("p1", "visit", FIRST, 10)
-    assert teller.rules(tmp_path) == set()
+    assert teller.rules(tmp_path / "came back") == set()
+    teller.seen("visit", "20270301")
+    teller.at = open_at(teller, "visit", "20270301")
+    teller.purge("p2", "visit", "20270301", 10)
+    assert teller.rules(tmp_path / "jumped again") == {"clock-jump"}

@@ -91,7 +91,7 @@ POINTS: Final = st.tuples(
     st.sampled_from(("before", "after")),
     st.integers(0, 3) | st.integers(0, 25),
 )
-"""At which call of the store, the register or the log trouble comes: which, when, and the how-manieth."""
+"""At which call of the store, the register or the log trouble comes: which, when, which time."""
 TIMES: Final = st.sampled_from((1, 24, 192, 216)) | st.integers(1, 216)
 """Hours that pass."""
 

@@ -153,6 +153,7 @@ class World:
         self.store.fault = self.faults.point
         self.store.destroying = self._destroying
         self.destroyed = list[tuple[str, Approved]]()
+        self._leaves = list[Leaf]()
         if like:
             shutil.copytree(like.folder, folder)
             for name in ("live", "vault", "late"):
@@ -335,8 +336,9 @@ class World:
 
     def leaves(self, *kinds: str) -> list[Leaf]:
         """The log's leaves of these kinds, or all."""
-        every = [canonical.decode(self.log.entry(index)) for index in range(self.log.size)]
-        return [each for each in every if not kinds or each["kind"] in kinds]
+        for index in range(len(self._leaves), self.log.size):  # it only grows
+            self._leaves.append(canonical.decode(self.log.entry(index)))
+        return [each for each in self._leaves if not kinds or each["kind"] in kinds]
 
     def kinds(self) -> list[str]:
         return [str(each["kind"]) for each in self.leaves()]

@@ -388,6 +388,21 @@ def test_growth_after_a_purge_tells_what_it_came_too_late_for(office: Office) ->
     assert found.protects
 
 
+def test_a_purge_that_the_hold_was_there_for_is_nothing_missed(office: Office) -> None:
+    office.world.store.ingest(*visits("sub-1", 3), *visits("sub-2", 2, 10))
+    hold = office.in_force(parse("subscriber", "sub-1", START, START + 20 * DAY_US))
+    office.world.open_for(0)
+    office.world.run()
+    office.world.purger.certificates.issue()
+    day = START + 2 * DAY_US
+    office.bind("sub-1", "192.0.2.7", day, day + HOUR)
+    office.world.advance(RESOLVE_US)
+    assert office.desk.tick().grown == {hold.id: 1}
+    found = office.desk.hold(hold.id)
+    assert (found.state, found.unavailable) == (State.PRESERVED, ())
+    assert len(office.world.store.vault) == 1
+
+
 def test_coverage_counts_both_stores_and_a_row_in_both_once(office: Office) -> None:
     mine, others = visits("sub-1", 3), visits("sub-2", 4, 10)
     office.world.store.ingest(*mine, *others, row("visit", 50, START + DAY_US, subscriber="sub-1"))

@@ -129,6 +129,7 @@ def test_ports_ask_for_the_public_side_of_a_mapping_alone() -> None:
     for ports, public, inside in (
         ((4999, 5100), True, False),
         ((3000, 3999), False, False),
+        ((3000, 4000), True, False),
         ((5000, 5000), False, False),
         ((0, 65535), True, True),
     ):
