@@ -138,8 +138,7 @@ class Hold:
     """One hold as the register has it.
 
     unavailable: ids of the purges that had destroyed rows of its scope's classes and times before
-    it was placed; not empty only in PreservationNotAvailable. What is left is protected all the
-    same.
+    it was placed; told from the submission on. What is left is protected all the same.
     """
 
     id: str

@@ -52,11 +52,7 @@ class Certificates:
         Raises RegisterError and OSError; a purge that the engine cannot tell of waits.
         """
         register = self._context.register
-        pending, final, waiting = list[str](), list[str](), list[str]()
-        for purge in register.purges(step=Step.DROPPED):
-            residue = self._residue(purge)
-            self._certify(replace(purge, waiting=residue.waiting), PENDING, residue)
-            pending.append(purge.id)
+        pending, final, waiting = self.pend(), list[str](), list[str]()
         for purge in register.purges(step=Step.PENDING):
             residue = self._residue(purge)
             if not residue.waiting:
@@ -66,7 +62,16 @@ class Certificates:
             waiting.append(purge.id)
             if residue.waiting != purge.waiting:
                 register.write(purges=[replace(purge, waiting=residue.waiting)])
-        return Issued(tuple(pending), tuple(final), tuple(waiting))
+        return Issued(pending, tuple(final), tuple(waiting))
+
+    def pend(self) -> tuple[str, ...]:
+        """Pending certificates alone, which a run issues at once."""
+        issued = list[str]()
+        for purge in self._context.register.purges(step=Step.DROPPED):
+            residue = self._residue(purge)
+            self._certify(replace(purge, waiting=residue.waiting), PENDING, residue)
+            issued.append(purge.id)
+        return tuple(issued)
 
     def read(self, purge: str) -> bytes | None:
         """The file of a purge's latest certificate, or None while there is none."""

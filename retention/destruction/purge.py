@@ -17,7 +17,7 @@ from retention.destruction.plan import CAP, Plan, closures, unavailable
 from retention.destruction.resume import Resumer
 from retention.destruction.steps import Outcome, Progress, carry_out
 from retention.destruction.sweep import Sweeper
-from retention.model import Hold, Partition
+from retention.model import Hold
 from retention.register.store import Busy
 
 OPERATOR: Final = "tallyhold"
@@ -109,7 +109,7 @@ class Purger:
                 outcome.reason,
             )
             if outcome.state == "destroyed":
-                self.certificates.issue()
+                self.certificates.pend()
                 progress(decision.place, "certificate")
             if outcome.stops:
                 stopped = outcome.reason
@@ -128,6 +128,3 @@ class Purger:
         context.vault.publish_closed({name: each.first_open for name, each in now.items()})
         if now != told:
             context.register.write(notes={CLOSED_KEY: closed_text(now)})
-
-
-__all__ = ["OPERATOR", "Outcome", "Partition", "Purger", "Run"]

@@ -188,7 +188,7 @@ class Machine(RuleBasedStateMachine):
         at = max(0, self.world.now_us() - back * HOUR)
         for _ in range(count):
             self.number += 1
-            values = {"subscriber": who, "address": pack(where)}
+            values: dict[str, object] = {"subscriber": who, "address": pack(where)}
             if name == "session":
                 values = {"subscriber": who, "slice_end_us": at + HOUR * (self.number % 2)}
             self._comes(row(name, self.number, at, **values))
@@ -462,7 +462,7 @@ class Machine(RuleBasedStateMachine):
 @pytest.mark.timeout(0 if STEPS > 100_000 else 600)
 def test_anything_in_any_order(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsync", lambda handle: None)
-    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(
         Machine,
         settings=settings(
             max_examples=max(1, STEPS // STEPS_EACH),

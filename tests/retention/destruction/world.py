@@ -147,8 +147,10 @@ class World:
         self, folder: Path, rules: Policy | None = None, like: World | None = None
     ) -> None:
         """A new world at START; or one `like` another that is closed, in a folder of its own."""
-        self.folder, self.rules = folder, rules or (like.rules if like else policy())
-        self.clock, self.faults = Clock(like.clock.true_us if like else START), Faults()
+        self.folder = folder
+        self.rules: Policy = rules or (like.rules if like else policy())
+        self.clock: Clock = Clock(like.clock.true_us if like else START)
+        self.faults = Faults()
         self.store = ModelVault(self.clock.seconds)
         self.store.fault = self.faults.point
         self.store.destroying = self._destroying
