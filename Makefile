@@ -20,6 +20,8 @@ check: .venv/ready
 bench: debian .venv/ready
 	$(BIN)/python -m bench.decode
 	$(BIN)/python -m bench.insert
+	$(BIN)/python -m bench.laplace
+	$(BIN)/python -m bench.purge --rows 2000000
 
 # Debian packages: installed when root, named when not.
 debian:

@@ -15,7 +15,7 @@ from retention.destruction.plan import SETTLE_US, Decision, Knowledge, Plan, mee
 from retention.model import Hold, Partition, Place, StoreName
 from retention.policy.model import Policy
 from retention.register import leaves as build
-from retention.register.clock import ClockGuard
+from retention.register.clock import MARK, ClockGuard
 from retention.register.store import Register
 from retention.vault.port import Salt, Vault
 
@@ -62,8 +62,17 @@ class Context:
     person: Callable[[str], str]
 
     def now_us(self) -> int:
-        """Microseconds since 1970, never earlier than the log's last leaf."""
+        """The time for rows and leaves, µs since 1970, never earlier than the log's last leaf."""
         return self.register.now() // 1000
+
+    def believed_us(self) -> int:
+        """The time by which is judged what is due: the latest that the guard has believed.
+
+        It is at most a second old after `guard.check()`. Never the clock itself, which can jump
+        between the guard's look and ours, and never the last leaf's time, which it can have then.
+        """
+        mark = self.register.note(MARK)
+        return min(int(mark), self.now_us()) if mark else self.now_us()
 
     @property
     def salt(self) -> Salt:
@@ -113,7 +122,7 @@ class Context:
             self.policy(),
             self.register.holds(),
             self.register.purges(),
-            self.now_us(),
+            self.believed_us(),
             trust.trusted,
             known,
         )
@@ -130,7 +139,7 @@ class Context:
     def frozen(self, decision: Decision) -> bool:
         """Whether no row can come to a live place any more."""
         told = self.closed().get(decision.place.record_class, Closure()).since(decision.place)
-        now_us = self.now_us()
+        now_us = self.believed_us()
         return (
             told is not None and told + SETTLE_US <= now_us and decision.retain_until_us <= now_us
         )
@@ -140,7 +149,7 @@ class Context:
 
         What an open partition covers changes with every batch; that is told once it is closed.
         """
-        seen, policy, now_us = self.register.seen(), self.policy(), self.now_us()
+        seen, policy, now_us = self.register.seen(), self.policy(), self.believed_us()
         found = list[Leaf]()
         for each in decisions:
             fields = build.partition_seen(each.partition, each.retain_until_us, policy.digest)

@@ -8,14 +8,15 @@ counted: before the place is purged, and every night.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from retention.audit.canonical import Leaf
+from retention.destruction.book import Book
 from retention.destruction.context import BATCH, BOTH, SWEEP_KEY, Context, Finding, log
 from retention.destruction.plan import Decision, unsettled
-from retention.model import HeldRoot, Hold, Place
+from retention.model import HeldRoot, Hold, Partition, Place
 from retention.register import leaves as build
 from retention.vault.port import PreserveError, Selection
 
@@ -126,6 +127,7 @@ class Verifier:
         """
         context = self._context
         live, vaulted = context.listed()
+        live += self._vanished({each.place for each in (*live, *vaulted)})
         decisions = [
             each
             for each in context.decide(live, vaulted).decisions
@@ -150,6 +152,30 @@ class Verifier:
         for finding in findings:
             log.error("evidence: %s (%s)", finding.text, finding.hold or "vault")
         return Checked(places, counts, tuple(findings))
+
+    def _vanished(self, listed: Set[Place]) -> list[Partition]:
+        """Places of which rows were counted, or put into the vault, and none is there any more.
+
+        The store does not list what is gone as a whole, so the register has to.
+        """
+        register = self._context.register
+        noted = {
+            name.partition("/")[2]
+            for name, text in register.notes("evidence/").items()
+            if any(each.rows for each in parse(text).values())
+        }
+        booked = {
+            name.partition("/")[2]
+            for name, text in register.notes("vault/").items()
+            if (book := Book.parse(text)) is not None and book.least
+        }
+        return [
+            Partition(
+                place, fields["start"], fields["end"], fields["earliest"], fields["latest"], 0
+            )
+            for place, fields in register.seen().items()
+            if place not in listed and f"{place.record_class}/{place.name}" in noted | booked
+        ]
 
     def _verify(self, decision: Decision) -> tuple[list[Finding], int]:
         context = self._context

@@ -52,8 +52,11 @@ class Resumer:
     def settle(self) -> Settled:
         """Settle all there is. Raises Busy and the register's and disk's errors, no StoreError."""
         ended, findings, waiting = list[Purge](), list[Finding](), list[str]()
-        with self._context.register.exclusive():
-            for purge in unsettled(self._context.register.purges()):
+        register = self._context.register
+        with register.exclusive():
+            if not register.is_settled:
+                register.write()  # leaves that the log was owed come before any statement
+            for purge in unsettled(register.purges()):
                 try:
                     found = self._settle(purge)
                 except (StoreError, PreserveError) as error:

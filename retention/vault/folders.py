@@ -87,7 +87,8 @@ def waiting_batches(folders: Sequence[Path], purge: Purge) -> dict[str, int]:
     "meets": class and window say so. "unreadable": nothing says otherwise. "batches": all.
     """
     counts = {"batches": 0, "meets": 0, "unreadable": 0}
-    for path in _batches(folders):
+    failed = list[OSError]()
+    for path in _batches(folders, failed):
         if counts["batches"] == MAX_FILES:
             counts["unreadable"] += 1  # the rest is not looked at, so nothing is known of it
             break
@@ -101,6 +102,8 @@ def waiting_batches(folders: Sequence[Path], purge: Purge) -> dict[str, int]:
             counts["unreadable"] += 1
         else:
             counts["meets"] += _meets(header, purge)
+    # A spool that went, or was never there, holds nothing; one that is closed to us may.
+    counts["unreadable"] += sum(not isinstance(each, FileNotFoundError) for each in failed)
     return counts
 
 
@@ -140,9 +143,10 @@ def _meets(header: Header, purge: Purge) -> bool:
     )
 
 
-def _batches(folders: Sequence[Path]) -> Iterator[Path]:
+def _batches(folders: Sequence[Path], failed: list[OSError]) -> Iterator[Path]:
+    """Batches below the folders; what cannot be looked into is put into `failed`."""
     for folder in folders:
-        for place, _, names in os.walk(folder):
+        for place, _, names in os.walk(folder, onerror=failed.append):
             for name in sorted(names):
                 if name.endswith(_BATCH_NAMES):
                     yield Path(place, name)

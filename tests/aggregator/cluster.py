@@ -47,7 +47,8 @@ _SERVER: Final = """<yandex>
   <default_database>default</default_database>
   <mark_cache_size>16777216</mark_cache_size>
   <timezone>UTC</timezone>
-  <zookeeper><node><host>127.0.0.1</host><port>{zookeeper}</port></node></zookeeper>
+  <zookeeper><node><host>127.0.0.1</host><port>{zookeeper}</port></node>
+    <session_timeout_ms>5000</session_timeout_ms></zookeeper>
   <macros><shard>{shard}</shard><replica>{replica}</replica></macros>
   <distributed_ddl><path>/clickhouse/task_queue/ddl</path></distributed_ddl>
   <remote_servers><{cluster}>{shards}</{cluster}></remote_servers>

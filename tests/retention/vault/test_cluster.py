@@ -58,8 +58,10 @@ class Site:
         for shard in self.clients:
             for name in PERSONAL:
                 for table in (Names().table(name, "live"), Names().table(name, "vault")):
-                    leader = next(client for client in shard if _leads(client, table))
-                    leader.execute(f"TRUNCATE TABLE {table}")
+                    # A replica that came back leads nothing until its last session has ended.
+                    eventually(lambda at=(shard, table): _leader(*at) is not None)
+                    if (leader := _leader(shard, table)) is not None:
+                        leader.execute(f"TRUNCATE TABLE {table}")
             for client in shard:
                 client.close()
 
@@ -348,6 +350,10 @@ def _print(client: Client, record_class: str, kept: Any, where: str = "1") -> Pr
         f" WHERE {in_place(place(record_class))} AND {where}"
     )
     return int(found["n"][0]), int(found["x"][0]), int(found["s"][0])
+
+
+def _leader(shard: Sequence[Client], table: str) -> Client | None:
+    return next((client for client in shard if _leads(client, table)), None)
 
 
 def _leads(client: Client, table: str) -> bool:
