@@ -61,7 +61,7 @@ class Certificates:
                 continue
             waiting.append(purge.id)
             if residue.waiting != purge.waiting:
-                register.write(purges=[replace(purge, waiting=residue.waiting)])
+                self._context.write(purges=[replace(purge, waiting=residue.waiting)])
         return Issued(pending, tuple(final), tuple(waiting))
 
     def pend(self) -> tuple[str, ...]:
@@ -164,7 +164,7 @@ class Certificates:
             leaf = build.purge_certificate_final(purge, digest, count)
         else:
             leaf = build.purge_certificate_pending(purge, digest)
-        register.write(purges=[purge], leaves=[leaf])
+        self._context.write(purges=[purge], leaves=[leaf])
 
     def _adopted(self, path: Path, purge: Purge) -> tuple[bytes, Purge, int] | None:
         """A file that stands there already, if it is a certificate of this purge as it is."""

@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import hmac
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from retention.audit.canonical import Leaf
 from retention.destruction.book import CLOSED_KEY, Book, Closure, parse_closed, widened
 from retention.destruction.plan import SETTLE_US, Decision, Knowledge, Plan, meets, plan
-from retention.model import Hold, Partition, Place, StoreName
+from retention.model import Hold, Partition, Place, Purge, StoreName
 from retention.policy.model import Policy
 from retention.register import leaves as build
 from retention.register.clock import MARK, ClockGuard
@@ -62,17 +62,25 @@ class Context:
     person: Callable[[str], str]
 
     def now_us(self) -> int:
-        """The time for rows and leaves, µs since 1970, never earlier than the log's last leaf."""
-        return self.register.now() // 1000
-
-    def believed_us(self) -> int:
-        """The time by which is judged what is due: the latest that the guard has believed.
+        """The time, µs since 1970: the latest that the guard has believed, or until it has looked
+        for the first time the register's.
 
         It is at most a second old after `guard.check()`. Never the clock itself, which can jump
-        between the guard's look and ours, and never the last leaf's time, which it can have then.
+        between the guard's look and ours: that would decide what is due, or stand in the log.
         """
-        mark = self.register.note(MARK)
-        return min(int(mark), self.now_us()) if mark else self.now_us()
+        mark, now_us = self.register.note(MARK), self.register.now() // 1000
+        return min(int(mark), now_us) if mark else now_us
+
+    def write(
+        self,
+        *,
+        purges: Sequence[Purge] = (),
+        notes: Mapping[str, str | None] | None = None,
+        leaves: Sequence[Leaf] = (),
+    ) -> None:
+        """Write to register and log; leaves that name no time are of the time that is believed."""
+        stamped = [{"at": self.now_us()} | leaf for leaf in leaves]
+        self.register.write(purges=purges, notes=notes, leaves=stamped)
 
     @property
     def salt(self) -> Salt:
@@ -122,7 +130,7 @@ class Context:
             self.policy(),
             self.register.holds(),
             self.register.purges(),
-            self.believed_us(),
+            self.now_us(),
             trust.trusted,
             known,
         )
@@ -139,7 +147,7 @@ class Context:
     def frozen(self, decision: Decision) -> bool:
         """Whether no row can come to a live place any more."""
         told = self.closed().get(decision.place.record_class, Closure()).since(decision.place)
-        now_us = self.believed_us()
+        now_us = self.now_us()
         return (
             told is not None and told + SETTLE_US <= now_us and decision.retain_until_us <= now_us
         )
@@ -149,7 +157,7 @@ class Context:
 
         What an open partition covers changes with every batch; that is told once it is closed.
         """
-        seen, policy, now_us = self.register.seen(), self.policy(), self.believed_us()
+        seen, policy, now_us = self.register.seen(), self.policy(), self.now_us()
         found = list[Leaf]()
         for each in decisions:
             fields = build.partition_seen(each.partition, each.retain_until_us, policy.digest)
@@ -164,7 +172,7 @@ class Context:
     def write_leaves(self, leaves: Sequence[Leaf]) -> None:
         """Write leaves that change nothing else, in as many transactions as it takes."""
         for at in range(0, len(leaves), BATCH):
-            self.register.write(leaves=leaves[at : at + BATCH])
+            self.write(leaves=leaves[at : at + BATCH])
 
 
 def salts(secret: bytes) -> Salt:

@@ -206,4 +206,4 @@ def write(context: Context, decision: Decision, counted: Count) -> None:
     """Make a count durable, with the place as the log has to know it before."""
     owed = [*context.seen_leaves([decision]), *counted.leaves]
     context.write_leaves(owed[:-BATCH])
-    context.register.write(notes={key(decision.place): counted.note}, leaves=owed[-BATCH:])
+    context.write(notes={key(decision.place): counted.note}, leaves=owed[-BATCH:])

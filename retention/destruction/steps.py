@@ -134,7 +134,7 @@ class _Steps:
             self._context.now_us(),
         )
         owed = self._context.seen_leaves([decision])
-        register.write(purges=[purge], leaves=[*owed, build.purge_intent(purge, len(holds))])
+        self._context.write(purges=[purge], leaves=[*owed, build.purge_intent(purge, len(holds))])
         self._said("intent")
         return purge
 
@@ -174,7 +174,7 @@ class _Steps:
             digest=selection.digest,
             held=held,
         )
-        self._register.write(
+        self._context.write(
             purges=[purge],
             notes={kept_key(purge): kept_text(kept.held)},
             leaves=[build.purge_preserved(purge)],
@@ -222,7 +222,7 @@ def dropped(context: Context, purge: Purge) -> Purge:
     }
     if not book.rows:
         notes[evidence.key(place)] = None
-    context.register.write(purges=[done], notes=notes, leaves=[build.purge_dropped(done)])
+    context.write(purges=[done], notes=notes, leaves=[build.purge_dropped(done)])
     return done
 
 
@@ -230,9 +230,7 @@ def failed(context: Context, purge: Purge, reason: str) -> Purge:
     """Write down that a purge ended without having destroyed anything."""
     done = replace(purge, step=Step.FAILED, reason=reason)
     notes: dict[str, str | None] = {kept_key(purge): None}
-    context.register.write(
-        purges=[done], notes=notes, leaves=[build.purge_failed(done, purge.step)]
-    )
+    context.write(purges=[done], notes=notes, leaves=[build.purge_failed(done, purge.step)])
     return done
 
 

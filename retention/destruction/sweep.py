@@ -130,7 +130,7 @@ class Sweeper:
         at = Place(note.record_class, note.slot)
         slot = next((each for each in context.vault.slots() if each.place == at), None)
         if slot is None:  # it was dropped, and only this was left to do
-            context.register.write(notes=self._cleared())
+            context.write(notes=self._cleared())
             return ""
         if note.last is not None and note.last.rows:
             context.vault.preserve_late(slot, note.last)
@@ -142,7 +142,7 @@ class Sweeper:
     def _keep(self, slot: LateSlot) -> str:
         trust = self._context.guard.check()
         context = self._context
-        return late_reason(slot, context.policy(), context.believed_us(), trust.trusted)
+        return late_reason(slot, context.policy(), context.now_us(), trust.trusted)
 
     def _sweep(self, slot: LateSlot, note: Note) -> tuple[int, int]:
         """All places of one slot, then the slot; gives rows preserved and destroyed."""
@@ -164,7 +164,7 @@ class Sweeper:
             raise PreserveError("kept", reason)
         name = f"late-{slot.record_class}-{slot.number}"
         context.vault.drop_slot(approve_slot(slot, name, places, context.register.generation), slot)
-        context.register.write(notes=self._cleared())
+        context.write(notes=self._cleared())
         return preserved, destroyed
 
     def _select(self, slot: LateSlot, partition: Partition) -> Selection:
@@ -193,7 +193,7 @@ class Sweeper:
         leaf = build.late_swept(
             wide, register.generation, selection.rows, rows - selection.rows, selection.held
         )
-        register.write(notes=notes, leaves=[leaf])
+        self._context.write(notes=notes, leaves=[leaf])
         return note
 
     def _cleared(self) -> dict[str, str | None]:

@@ -23,7 +23,6 @@ from typing import Any, Final
 import pytest
 
 from aggregator.store.client import Client
-from aggregator.store.schema import RECORD_TABLES
 from retention.audit import canonical
 from retention.audit.canonical import Leaf
 from retention.audit.commit import CommitmentStore
@@ -269,6 +268,8 @@ def scene(world: Engine) -> Iterator[Scene]:
     made = Scene(world, folder)
     made.fill()
     yield made
+    for bench, _ in made.open:
+        bench.close()
     shutil.rmtree(folder)
 
 
@@ -393,8 +394,14 @@ def test_a_hold_whose_placement_is_killed_is_placed_or_not(scene: Scene) -> None
         placed(folder, place, ran.said)
         return ran.killed, ran.calls
 
-    total, _ = points(scene, lambda b, p: (placing(b, p), purging(b, p))[0], "ann", "bob")
-    for at in scene.share(14, 5):
+    def undisturbed(bench: Bench, place: Place) -> None:
+        placing(bench, place)
+        totals.append(len(bench.faults.seen))
+        purging(bench, place)
+
+    totals = list[int]()
+    points(scene, undisturbed, "ann", "bob")
+    for at in scene.share(totals[0], 5):
         folder, place = scene.copy()
 
         def child(folder: Path = folder, place: Place = place, at: int = at) -> None:
@@ -402,7 +409,7 @@ def test_a_hold_whose_placement_is_killed_is_placed_or_not(scene: Scene) -> None
             bench.faults.arm(at, die)
             placing(bench, place)
 
-        is_killed(child)
+        assert is_killed(child), at
         placed(folder, place, [])
     killed, calls = stopped(NEVER_STOP)
     assert not killed
@@ -414,8 +421,7 @@ def raced(scene: Scene, start: Callable[[Bench, Callable[[], None]], None]) -> s
     """A purge in one thread, and a hold on "bob" that comes when `start` says; what came of it."""
     folder, place = scene.copy()
     bench = scene.start(folder)
-    plan, holds = bench.only(place), list[Hold]()
-    errors = list[BaseException]()
+    holds, errors = list[Hold](), list[BaseException]()
 
     def guarded(act: Callable[[], None]) -> threading.Thread:
         def run() -> None:
@@ -426,11 +432,17 @@ def raced(scene: Scene, start: Callable[[Bench, Callable[[], None]], None]) -> s
 
         return threading.Thread(target=run)
 
-    submitting = guarded(lambda: holds.append(bench.submit_for("bob")))
-    purge = guarded(lambda: bench.destroy(plan))
-    start(bench, submitting.start)
+    def submit() -> None:
+        assert now.wait(60)
+        holds.append(bench.submit_for("bob"))
+
+    now = threading.Event()
+    submitting, purge = guarded(submit), guarded(lambda: purging(bench, place))
+    submitting.start()
+    start(bench, now.set)
     purge.start()
     purge.join(60)
+    now.set()  # where the purge was over before the instant that was chosen
     submitting.join(60)
     assert not errors, errors
     hold = bench.approved(holds[0])
@@ -464,10 +476,10 @@ def test_a_hold_at_any_instant_is_honoured_or_told_that_it_is_too_late(scene: Sc
     def after(delay_s: float) -> Callable[[Bench, Callable[[], None]], None]:
         return lambda bench, submit: threading.Timer(delay_s, submit).start()
 
-    for number in scene.share(total, 11):
+    for number in (0, 1, 2, 3, *scene.share(total, 10)):  # the first look at the plan
         outcomes.append(raced(scene, at_point(number)))
     chance = random.Random(5)
-    for _ in range(4):
+    for _ in range(5):
         outcomes.append(raced(scene, after(chance.uniform(0, whole_s))))
     assert {*outcomes} == {"honoured", "too late"}
     scene.finish()
