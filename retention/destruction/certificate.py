@@ -91,7 +91,7 @@ class Certificates:
             for kind in self._owed(purge):
                 path = sealed.path_of(purge.id, kind)
                 known[path] = purge
-                text = self._restored(folder / path, self._kept(purge.id, kind))
+                text = self._restored(folder / path, self._kept(purge.id, kind), purge)
                 if text:
                     findings.append(Finding("certificate", purge.partition.place, f"{path} {text}"))
         for each in sorted((folder / sealed.FOLDER).glob("*")):
@@ -118,20 +118,20 @@ class Certificates:
         step = Step.DROPPED if kind == "pending" else Step.PENDING
         return purge is not None and purge.step is step
 
-    def _restored(self, path: Path, kept: Path) -> str:
+    def _restored(self, path: Path, kept: Path, purge: Purge) -> str:
         """Make a file and its second copy the same; gives what was wrong, or ""."""
-        data = [each.read_bytes() if each.exists() else None for each in (path, kept)]
-        if data[0] is not None and data[0] == data[1]:
+        good, copy = (_sound(each, purge) for each in (path, kept))
+        if good is not None and good == copy:
             return ""
-        if data[1] is not None:
-            disk.make_folder(path.parent)
-            disk.replace(path, data[1])
-            return "was missing or changed, and is put back"
-        if data[0] is not None:
+        if good is not None:
             disk.make_folder(kept.parent, 0o700)
-            disk.replace(kept, data[0])
-            return "had no second copy, and has one now"
-        return "is missing, and there is no copy of it"
+            disk.replace(kept, good)
+            return "had no sound second copy, and has one now"
+        if copy is not None:
+            disk.make_folder(path.parent)
+            disk.replace(path, copy)
+            return "was missing or changed, and is put back"
+        return "is missing or changed, and there is no sound copy of it"
 
     def _residue(self, purge: Purge) -> Residue:
         try:
@@ -168,17 +168,10 @@ class Certificates:
 
     def _adopted(self, path: Path, purge: Purge) -> tuple[bytes, Purge, int] | None:
         """A file that stands there already, if it is a certificate of this purge as it is."""
-        if not path.exists():
-            return None
-        data = path.read_bytes()
-        try:
-            found = sealed.parse(data)
-            found.check()
-        except NoteError:
-            return None  # a torn write of something else; the new one takes its place
-        fields = found.certificate
-        if any(fields.get(name) != value for name, value in _counts(purge).items()):
-            return None
+        data = _sound(path, purge)
+        if data is None:
+            return None  # there is none, or a torn write, whose place the new one takes
+        fields = sealed.parse(data).certificate
         waiting = tuple(str(each) for each in fields["waiting"])
         final_us = int(fields["times"]["final"]["us"]) if "final" in fields["times"] else 0
         return data, replace(purge, waiting=waiting, final_us=final_us), len(fields["backups"])
@@ -240,6 +233,20 @@ class Certificates:
         raise LookupError(f"the log has no leaf of the drop of {purge.id}")
 
 
+def _sound(path: Path, purge: Purge) -> bytes | None:
+    """A file's bytes, if they are a rightly signed certificate of this purge as it is."""
+    if not path.exists():
+        return None
+    data = path.read_bytes()
+    try:
+        found = sealed.parse(data)
+        found.check()
+    except NoteError:
+        return None
+    fields = found.certificate
+    return data if all(fields.get(k) == value for k, value in _counts(purge).items()) else None
+
+
 def _counts(purge: Purge) -> dict[str, Any]:
     """What certificate and leaves must both state."""
     return {
@@ -255,12 +262,12 @@ def _counts(purge: Purge) -> dict[str, Any]:
 def statements(purge: Purge) -> tuple[str, ...]:
     """What was run, in the order it was run, without the identifiers that were looked for."""
     table, part = purge.partition.place.record_class, purge.partition.place.name
-    source = "vault" if purge.store == "vault" else "live"
+    source = f"vault_{table}" if purge.store == "vault" else table
     staged = (
-        f"INSERT INTO staging.{table} SELECT chosen rows FROM {source}.{table}",
-        f"ALTER TABLE vault.{table} REPLACE PARTITION {part} FROM staging.{table}",
+        f"INSERT INTO staging_{table} SELECT chosen rows FROM {source}",
+        f"ALTER TABLE vault_{table} REPLACE PARTITION {part} FROM staging_{table}",
     )
-    drop = f"ALTER TABLE {source}.{table} DROP PARTITION {part}"
+    drop = f"ALTER TABLE {source} DROP PARTITION {part}"
     if purge.store == "live":
         return (*staged, drop) if purge.preserved else (drop,)
     return staged if purge.preserved else (drop,)

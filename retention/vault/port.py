@@ -43,8 +43,9 @@ class Selection:
 
     held: one root for each hold asked about, by id, rows 0 included (RFC 6962's root of an empty
     tree, `audit.merkle.EMPTY_ROOT`). digest: SHA-256, hex, over the sorted digests of all rows,
-    salted with `salt("", place)`. ids: KEY_BYTES for each row, sorted; for the vault's use, and
-    never in a log or a leaf.
+    salted with `salt("", place)`. ids: KEY_BYTES for each row, sorted. subscribers: all that the
+    rows have, by which tables are sorted; None where they are too many, or not known. Both are for
+    the vault's use, and never in a log or a leaf.
     """
 
     place: Place
@@ -52,6 +53,7 @@ class Selection:
     held: tuple[HeldRoot, ...]
     digest: str
     ids: bytes = field(default=b"", repr=False)
+    subscribers: tuple[str, ...] | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

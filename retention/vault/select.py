@@ -38,6 +38,9 @@ MAX_DIGESTS: Final = 5_000_000
 """Held rows of one place, counted once for each hold: a gigabyte while their roots are made. A
 scope that holds more of one day is an order for everything, which no order may be."""
 
+MAX_SUBSCRIBERS: Final = 50_000
+"""Beyond it finding rows by their subscribers saves nothing against reading all ids."""
+
 Columns: TypeAlias = Mapping[str, list[Any]]
 Where: TypeAlias = tuple[Kept, str]
 """Which tables rows are read from, and a condition beside the place's."""
@@ -55,7 +58,7 @@ class Selecting:
         self._salts = {name: salt(name, place) for name in ("", *self._scopes)}
         self._digests = {name: bytearray() for name in self._salts}
         self._ids = bytearray()
-        self._total = 0
+        self._subscribers: set[str] | None = set() if "subscriber" in self._table.names else None
 
     def take(self, columns: Columns, known: Callable[[bytes], Collection[bytes]]) -> bytes:
         """Match one slice; gives the keys of the rows taken.
@@ -74,6 +77,10 @@ class Selecting:
             keyed = _keys_of(columns, rows)
         canonical = digests.canonical(self._table, columns, rows)
         self._ids += keyed
+        if self._subscribers is not None:
+            self._subscribers.update(columns["subscriber"][at] for at in rows.tolist())
+            if len(self._subscribers) > MAX_SUBSCRIBERS:
+                self._subscribers = None
         self._digests[""] += digests.salted(self._salts[""], canonical)
         for name, mask in masks.items():
             chosen = np.flatnonzero(mask[rows]).tolist()
@@ -97,6 +104,7 @@ class Selecting:
             held,
             digests.digest_of(self._digests[""]),
             b"".join(digests.ordered(self._ids, KEY_BYTES)),
+            None if self._subscribers is None else tuple(sorted(self._subscribers)),
         )
 
     def _bound(self) -> None:

@@ -322,7 +322,7 @@ def test_a_purge_that_is_killed_at_any_call_is_resumed(scene: Scene) -> None:
     any time, while the engine works."""
     total, whole_s = points(scene, purging, "ann")
     assert total > 40
-    for at in scene.share(total, 14):
+    for at in scene.share(total, 12):
         folder, place = scene.copy()
 
         def child(folder: Path = folder, place: Place = place, at: int = at) -> None:
@@ -401,7 +401,7 @@ def test_a_hold_whose_placement_is_killed_is_placed_or_not(scene: Scene) -> None
 
     totals = list[int]()
     points(scene, undisturbed, "ann", "bob")
-    for at in scene.share(totals[0], 5):
+    for at in scene.share(totals[0], 4):
         folder, place = scene.copy()
 
         def child(folder: Path = folder, place: Place = place, at: int = at) -> None:
@@ -413,7 +413,7 @@ def test_a_hold_whose_placement_is_killed_is_placed_or_not(scene: Scene) -> None
         placed(folder, place, [])
     killed, calls = stopped(NEVER_STOP)
     assert not killed
-    assert all(stopped(at)[0] for at in scene.share(calls, 7))
+    assert all(stopped(at)[0] for at in scene.share(calls, 6))
     scene.finish()
 
 
@@ -476,10 +476,10 @@ def test_a_hold_at_any_instant_is_honoured_or_told_that_it_is_too_late(scene: Sc
     def after(delay_s: float) -> Callable[[Bench, Callable[[], None]], None]:
         return lambda bench, submit: threading.Timer(delay_s, submit).start()
 
-    for number in (0, 1, 2, 3, *scene.share(total, 10)):  # the first look at the plan
+    for number in (0, 1, 2, 3, *scene.share(total, 8)):  # the first look at the plan
         outcomes.append(raced(scene, at_point(number)))
     chance = random.Random(5)
-    for _ in range(5):
+    for _ in range(4):
         outcomes.append(raced(scene, after(chance.uniform(0, whole_s))))
     assert {*outcomes} == {"honoured", "too late"}
     scene.finish()

@@ -191,12 +191,12 @@ class ModelVault:
         self, place: Place, sources: Collection[Source], holds: Sequence[Hold], salt: Salt
     ) -> Selection:
         with self._call("select"):
-            rows = [each for source in sources for each in self._store(source).get(place, [])]
-            return self._selection(place, newest(rows), holds, salt)
+            rows = {e.key: e for source in sources for e in self._rows(place, source)}
+            return self._selection(place, list(rows.values()), holds, salt)
 
     def count(self, place: Place, store: Source) -> int:
         with self._call("count"):
-            return len(newest(self._store(store).get(place, [])))
+            return len(self._rows(place, store))
 
     def preserve(self, selection: Selection) -> None:
         with self._call("preserve", writes=True):
@@ -290,6 +290,11 @@ class ModelVault:
         self.fault(method, "after")
         if self.dead:  # it died before it could answer
             raise Unavailable("the engine does not answer")
+
+    def _rows(self, place: Place, source: Source) -> list[Row]:
+        """What is read of a place: of live rows the newest versions, of the vault's all."""
+        rows = self._store(source).get(place, [])
+        return newest(rows) if source == "live" else rows
 
     def _store(self, source: Source) -> dict[Place, list[Row]]:
         return self.live if source == "live" else self.vault

@@ -106,9 +106,9 @@ def test_what_is_due_goes_by_itself_and_the_log_is_good(rig: Rig) -> None:
     rig.visits()
     rig.round()
     rig.overdue_by(PERIOD)
-    assert len(rig.world.keys()) == 3
+    assert len(rig.world.there()) == 3
     rig.overdue_by(2 * DAY_US)
-    assert rig.world.keys() == set()
+    assert rig.world.there() == set()
     (purge,) = rig.world.register.purges()
     assert (purge.step, purge.operator, purge.destroyed) == (Step.FINAL, "tallyhold", 3)
     assert rig.metric("rows_destroyed_total", record_class="visit") == 3
@@ -122,7 +122,7 @@ def test_nothing_goes_where_destroying_is_off_and_that_is_told(tmp_path: Path) -
     rig = Rig(tmp_path, destroy=False)
     rig.visits()
     rig.overdue_by(PERIOD + 40 * DAY_US)
-    assert len(rig.world.keys()) == 3
+    assert len(rig.world.there()) == 3
     assert rig.world.register.purges() == []
     assert rig.metric("due_partitions") == rig.metric("overdue_partitions") == 1
     assert rig.metric("oldest_seconds") > 31 * 86_400
@@ -134,7 +134,7 @@ def test_held_rows_stay_and_are_counted_every_night(rig: Rig) -> None:
     rig.visits(subscriber="other", day=0.1)
     rig.world.hold(item("s"))
     rig.overdue_by(PERIOD + 3 * DAY_US)
-    assert len(rig.world.keys()) == 3
+    assert len(rig.world.there()) == 3
     before = len(rig.world.leaves("hold.evidence"))
     rig.overdue_by(3 * DAY_US)
     assert len(rig.world.leaves("hold.evidence")) == before + 3
@@ -175,7 +175,7 @@ def test_an_engine_that_is_down_keeps_time_from_nothing_but_destruction(rig: Rig
     rig.store.is_up = False
     hold = rig.world.submit(item("x"))
     rig.overdue_by(PERIOD + 3 * DAY_US)
-    assert len(rig.world.keys()) == 3
+    assert len(rig.world.there()) == 3
     assert rig.world.register.purges() == []
     assert rig.metric("engine_up") == 0
     lapsed = rig.world.register.hold(hold.id)
@@ -183,7 +183,7 @@ def test_an_engine_that_is_down_keeps_time_from_nothing_but_destruction(rig: Rig
     assert not lapsed.protects
     rig.store.is_up = True
     rig.overdue_by(2 * DAY_US)
-    assert rig.world.keys() == set()
+    assert rig.world.there() == set()
     assert rig.metric("engine_up") == 1
 
 
@@ -201,7 +201,7 @@ def test_an_engine_that_dies_in_the_middle_is_settled_when_it_is_back(rig: Rig) 
     rig.world.faults.every = lambda point: None
     rig.round(1)
     assert rig.metric("unsettled") == 0
-    assert rig.world.keys() == set()
+    assert rig.world.there() == set()
     assert rig.world.findings() == []
 
 
@@ -212,14 +212,14 @@ def test_a_clock_that_jumped_stops_destruction_and_heartbeats(rig: Rig) -> None:
     beats = len(rig.world.leaves("heartbeat"))
     for _ in range(3):
         rig.round(86_400)
-    assert len(rig.world.keys()) == 3
+    assert len(rig.world.there()) == 3
     assert rig.metric("clock_trusted") == 0
     assert len(rig.world.leaves("heartbeat")) == beats
     assert rig.world.leaves("clock.step")[-1]["trusted"] is False
     rig.world.clock.off_us = 0
     rig.overdue_by(2 * DAY_US)
     assert rig.metric("clock_trusted") == 1
-    assert rig.world.keys() == set()
+    assert rig.world.there() == set()
     assert rig.world.findings() == []
 
 
@@ -227,7 +227,7 @@ def test_unknown_tables_stop_destruction(rig: Rig) -> None:
     rig.visits()
     rig.store.strange = 1
     rig.overdue_by(PERIOD + 3 * DAY_US)
-    assert len(rig.world.keys()) == 3
+    assert len(rig.world.there()) == 3
     assert rig.metric("unwired_tables") == 1
 
 
@@ -304,7 +304,7 @@ def test_a_run_by_a_person_is_done_once_and_can_be_looked_up(rig: Rig) -> None:
     shown = rig.scheduler.job(dry)
     assert shown is not None
     assert (shown["total"], shown["plan"]["due"], shown["outcomes"]) == (1, 1, [])
-    assert len(rig.world.keys()) == 3
+    assert len(rig.world.there()) == 3
     wet = rig.scheduler.submit(5, False, "otto")
     until(lambda: state(rig, wet) == "done")
     shown = rig.scheduler.job(wet)

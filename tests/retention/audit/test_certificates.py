@@ -227,7 +227,7 @@ def test_it_verifies_while_purges_are_told(tmp_path: Path) -> None:
             assert report.good, report.findings
             sizes.add(report.size)
     assert writer.returncode == 0
-    assert len(sizes) > 5
+    assert len(sizes) > 1
     assert verify(tmp_path).good
     assert len(list((tmp_path / "certificates").iterdir())) == 20
 

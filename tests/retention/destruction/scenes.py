@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,6 +13,13 @@ from retention.model import DAY_US, Hold
 from retention.register.store import RegisterError
 from tests.retention.destruction.world import HOUR, START, World, item
 from tests.retention.model_vault import Crash, Row, row
+
+EVERY = bool(os.environ.get("TALLYHOLD_EVERY_POINT"))
+
+
+def points(total: int, step: int, first: int = 0) -> range:
+    """The points at which trouble comes: one in `step`, or with TALLYHOLD_EVERY_POINT all."""
+    return range(total) if EVERY else range(first % step, total, step)
 
 
 @dataclass

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from retention.model import Step
-from tests.retention.destruction.scenes import SCENES, Scene, again, service, tried
+from tests.retention.destruction.scenes import SCENES, Scene, again, points, service, tried
 from tests.retention.destruction.world import World, crash
 
 
@@ -28,7 +28,7 @@ def settled(scene: Scene) -> None:
     world = scene.world
     service(world)
     service(world)
-    assert world.keys() == scene.kept
+    assert world.there() == scene.kept
     assert not world.store.late
     assert all(each.step in (Step.FINAL, Step.FAILED) for each in world.register.purges())
     assert world.findings() == []
@@ -50,7 +50,7 @@ def test_a_crash_at_any_point_is_resumed(folder: Path, name: str) -> None:
         world = scene.world
         world.faults.arm(at, crash)
         assert tried(world) == "crash", at
-        assert scene.kept <= world.keys(), at
+        assert scene.kept <= world.there(), at
         world.reboot()
         assert world.findings() == [], at
         settled(scene)
@@ -58,7 +58,7 @@ def test_a_crash_at_any_point_is_resumed(folder: Path, name: str) -> None:
 
 def test_crash_again_while_resuming(folder: Path) -> None:
     template, total = made(folder, "first")
-    for at in range(3, total, 7):
+    for at in points(total, 13, 3):
         for more in range(at % 4, 30, 8):
             scene = again(template, folder / f"{at}-{more}")
             world = scene.world
@@ -92,13 +92,13 @@ def test_the_engine_fails_at_any_point(
     folder: Path, name: str, trouble: Callable[[World], Callable[[], None]]
 ) -> None:
     template, total = made(folder, name)
-    for at in range(total):
+    for at in points(total, 4, len(name) + len(trouble.__name__)):
         scene = again(template, folder / str(at))
         world = scene.world
         world.faults.arm(at, trouble(world))
         tried(world)
         tried(world)  # as long as it lasts nothing is claimed that is not so
-        assert scene.kept <= world.keys(), at
+        assert scene.kept <= world.there(), at
         assert world.findings() == [], at
         world.store.dead = world.store.full = False
         settled(scene)

@@ -14,7 +14,7 @@ from retention.destruction.steps import carry_out
 from retention.model import DAY_US, Place, Purge, Step
 from retention.register.store import Busy, LogPending, RegisterError
 from retention.vault.port import PreserveError, Selection
-from tests.retention.destruction.scenes import again, first, second, service, session, visit
+from tests.retention.destruction.scenes import again, first, points, second, service, session, visit
 from tests.retention.destruction.world import HOUR, START, World, item, policy
 
 FIRST = Place("visit", 20260101)
@@ -84,9 +84,9 @@ def test_the_log_knows_a_place_before_its_intent(world: World) -> None:
 
 def test_a_dry_run_has_no_effect_and_the_run_does_what_it_said(world: World) -> None:
     ready(world, 0, 1, 2, 9)
-    before, leaves = world.keys(), world.log.size
+    before, leaves = world.there(), world.log.size
     plan = world.plan().cap(2)
-    assert world.keys() == before
+    assert world.there() == before
     assert world.log.size == leaves
     run = world.purger.run(plan)
     assert run.plan is not None
@@ -137,7 +137,7 @@ def test_a_hold_placed_after_the_plan_protects(world: World) -> None:
     world.hold(item("b"))
     run = world.purger.run(plan)
     assert [each.state for each in run.outcomes] == ["destroyed"]
-    assert world.keys() == {visit(2, "b").key}
+    assert world.there() == {visit(2, "b").key}
     assert world.findings() == []
 
 
@@ -212,7 +212,7 @@ def test_a_clock_that_goes_wrong_at_any_point_destroys_nothing_more(
     service(count)
     total = len(count.faults.seen)
     count.close()
-    for at in range(off % 5, total, 5):
+    for at in points(total, 8, off):
         run = again(template, folder / str(at))
         world, wrong_at = run.world, list[int]()
 
@@ -225,13 +225,13 @@ def test_a_clock_that_goes_wrong_at_any_point_destroys_nothing_more(
         # The guard looks before each statement, so at most the one it let pass a moment ago.
         service(world)
         assert len(world.destroyed) <= wrong_at[0] + 1
-        assert run.kept <= world.keys()
+        assert run.kept <= world.there()
         assert not world.context.guard.check().trusted
         world.clock.off_us = 0
         assert world.context.guard.check().trusted
         service(world)
         service(world)
-        assert world.keys() == run.kept
+        assert world.there() == run.kept
         assert world.findings() == []
         world.close()
 
@@ -247,7 +247,7 @@ def test_a_hold_submitted_at_any_point_is_honoured_or_told(folder: Path, scene: 
     wanted = {
         e.key: e.place for e in [visit(4, "c"), visit(3, "b"), session(3, "c"), visit(12, "c")]
     }
-    for at in range(0, total, 2):
+    for at in points(total, 3):
         world = again(template, folder / str(at)).world
         came = {each.key for each in world.store.everything()}
         threads = list[threading.Thread]()
@@ -266,7 +266,7 @@ def test_a_hold_submitted_at_any_point_is_honoured_or_told(folder: Path, scene: 
         told = {world.register.purge(name) for name in hold.unavailable}
         places = {purge.partition.place for purge in told if purge}
         for key, place in wanted.items():
-            if key in came - world.keys():
+            if key in came - world.there():
                 swept = key == visit(12, "c").key
                 assert place in places or swept, (at, place)
         service(world)
@@ -336,7 +336,7 @@ class Trouble:
         assert world.register.purges()[0].reason == "rows-changed"
         monkeypatch.undo()
         assert world.run().outcomes[0].state == "destroyed"
-        assert world.keys() == {visit(0, "a").key, visit(1, "a").key}
+        assert world.there() == {visit(0, "a").key, visit(1, "a").key}
 
     def test_a_purge_that_selects_less_than_was_counted_fails(
         self, world: World, monkeypatch: pytest.MonkeyPatch
@@ -389,7 +389,7 @@ class Trouble:
         assert not world.destroyed
         assert world.purger.resumer.settle().clear
         assert world.purger.resumer.settle().ended == ()
-        assert world.keys() == {visit(0, "a").key, visit(1, "a").key}
+        assert world.there() == {visit(0, "a").key, visit(1, "a").key}
         world.purger.certificates.issue()
         assert world.findings() == []
 
@@ -453,15 +453,15 @@ def test_what_one_hold_keeps_is_no_other_hold_s(world: World) -> None:
     world.observe()
     world.open_for(0)
     world.run()
-    assert world.keys() == {visit(1, "a").key, visit(2, "b").key}
+    assert world.there() == {visit(1, "a").key, visit(2, "b").key}
     world.released(one.id)
     run = world.run()
     assert [(e.store, e.state) for e in run.outcomes] == [("vault", "destroyed")]
-    assert world.keys() == {visit(2, "b").key}
+    assert world.there() == {visit(2, "b").key}
     assert world.verify().findings == ()
     world.released(two.id)
     world.run()
-    assert world.keys() == set()
+    assert world.there() == set()
     world.purger.certificates.issue()
     world.advance(40 * DAY_US)
     assert world.findings() == []
@@ -473,7 +473,7 @@ def test_the_newest_version_of_a_row_is_kept(world: World) -> None:
     world.observe()
     world.open_for(0)
     world.run()
-    assert world.keys() == {session(1, "a", 3).key}
+    assert world.there() == {session(1, "a", 3).key}
     (purge,) = world.register.purges()
     assert (purge.rows_before, purge.preserved, purge.destroyed) == (1, 1, 0)
 
@@ -487,7 +487,7 @@ def test_a_mapping_s_hold_is_met_by_its_days_before(world: World) -> None:
     world.observe()
     world.open_for(0)
     world.run()
-    assert len(world.keys()) == 1
+    assert len(world.there()) == 1
     assert world.findings() == []
 
 

@@ -43,7 +43,7 @@ from retention.policy.model import Register as Processing
 from retention.register import leaves as build
 from retention.register.clock import ClockGuard
 from retention.register.store import Register
-from retention.vault.port import Approved
+from retention.vault.port import Approved, Vault
 from tests.retention.model_vault import Crash, ModelVault
 
 START = 1_767_225_600_000_000  # 2026-01-01
@@ -144,9 +144,16 @@ class World:
     """Everything, in a folder. `policy` is in force once `load` has told the log."""
 
     def __init__(
-        self, folder: Path, rules: Policy | None = None, like: World | None = None
+        self,
+        folder: Path,
+        rules: Policy | None = None,
+        like: World | None = None,
+        vault: Vault | None = None,
     ) -> None:
-        """A new world at START; or one `like` another that is closed, in a folder of its own."""
+        """A new world at START; or one `like` another that is closed, in a folder of its own.
+
+        vault: a real store in the model's place; then there are no faults of the store.
+        """
         self.folder = folder
         self.rules: Policy = rules or (like.rules if like else policy())
         self.clock: Clock = Clock(like.clock.true_us if like else START)
@@ -162,6 +169,7 @@ class World:
                 there = getattr(like.store, name)
                 setattr(self.store, name, {at: list(rows) for at, rows in there.items()})
             self.store.closed = dict(like.store.closed)
+        self._vault = vault or self.store
         self.boot()
         if not like:
             self.load(self.rules)
@@ -180,7 +188,7 @@ class World:
         guard = ClockGuard(
             self.register, self.clock.now, synchronised=lambda: None, passed=self.clock.passed
         )
-        self.context = Context(self.register, self.store, guard, lambda: self.rules, person)
+        self.context = Context(self.register, self._vault, guard, lambda: self.rules, person)
         self.purger = Purger(self.context)
         self.verifier = Verifier(self.context)
 
@@ -350,7 +358,7 @@ class World:
         report = verify(self.folder / "log", SIGNER.key)
         return [f"{each.where} {each.rule}: {each.text}" for each in report.findings]
 
-    def keys(self) -> set[bytes]:
+    def there(self) -> set[bytes]:
         """Keys of all rows in all stores."""
         return {each.key for each in self.store.everything()}
 
