@@ -88,7 +88,7 @@ class Bench(Appliance):
         # Connections of its own: a forked child must not speak on its parent's.
         self.client = Client(engine.store.keeper.endpoint)
         vault = EngineVault([[self.client]], outside=Outside(data=(engine.root,)))
-        self.store = Watched(vault, self.faults.point)
+        self.store = self._vault = Watched(vault, self.faults.point)
         self.boot()
 
     def boot(self) -> None:

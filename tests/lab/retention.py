@@ -42,6 +42,8 @@ START_S: Final = 60.0
 PERIOD: Final = re.compile(r'period = "[^"]*"')
 """In the demo's policy every period is 30 days, so that the clock has to be set four times only."""
 
+LISTEN: Final = re.compile(r"^# listen = .*$", re.MULTILINE)
+
 Say = Callable[[str], None]
 
 
@@ -93,7 +95,7 @@ class Office:
         text = self.config.read_text()
         for line in ("[api.tls]", "ca = ", "cert = ", "key = ", "crl = "):
             text = text.replace(f"# {line}", line)
-        text = text.replace('# listen = "0.0.0.0:8445"', listen)
+        text = LISTEN.sub(listen, text, count=1)
         policy = self.folder / "policy.toml"
         policy.write_text(PERIOD.sub('period = "30 days"', DEFAULT_POLICY.read_text()))
         text = text.replace('# policy = "/etc/tallyhold/policy.toml"', f'policy = "{policy}"')

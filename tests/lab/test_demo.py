@@ -94,6 +94,7 @@ def test_a_day_that_failed_is_not_ok() -> None:
 
 @pytest.mark.lab
 @pytest.mark.engine
+@pytest.mark.timeout(600)
 def test_a_short_day_is_billed_to_the_byte(tmp_path: Path) -> None:
     words = ["--wall", "22", "--scale", "0.3", "--folder", str(tmp_path)]
     done = subprocess.run(
@@ -102,7 +103,7 @@ def test_a_short_day_is_billed_to_the_byte(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=200,
+        timeout=570,
     )
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
     report = json.loads((tmp_path / "report.json").read_text())
@@ -110,6 +111,10 @@ def test_a_short_day_is_billed_to_the_byte(tmp_path: Path) -> None:
     assert report["losses"] == []
     assert report["unattributed"]["up_bytes"] == 0
     assert len(report["subscribers"]) == 10
+    retention = report["retention"]
+    assert retention["held_rows"] > 0 and retention["destroyed_rows"] > retention["held_rows"]
+    assert retention["marker_found_in"] == [] and len(retention["certificates"]) >= 6
+    assert retention["refused_while_the_clock_was_doubted"] and retention["flipped_byte_found"]
     assert {call["truth"]["disposition"] for call in report["calls"]} == {
         "ANSWERED",
         "BUSY",
