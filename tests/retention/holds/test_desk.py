@@ -575,6 +575,8 @@ def test_any_order_of_people_and_time_gives_a_good_log(tmp_path: Path) -> None:
         settings=settings(
             max_examples=15,
             stateful_step_count=20,
+            derandomize=True,
+            database=None,
             deadline=None,
             suppress_health_check=list(HealthCheck),
         ),
