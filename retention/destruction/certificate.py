@@ -149,7 +149,7 @@ class Certificates:
             found = self._adopted(path, purge)
             if found is None:
                 if kind == FINAL:
-                    purge = replace(purge, final_us=self._context.now_us())
+                    purge = replace(purge, final_us=self._context.believed_us())
                 data = audit.seal(
                     self._fields(purge, kind, residue, audit.checkpoint().partition("\n")[0])
                 )
@@ -213,7 +213,7 @@ class Certificates:
                     "retain_until": purge.retain_until_us,
                     "intent": purge.intent_us,
                     "dropped": purge.dropped_us,
-                    "issued": self._context.now_us(),
+                    "issued": self._context.believed_us(),
                     "final": purge.final_us,
                 }.items()
                 if at

@@ -62,14 +62,17 @@ class Context:
     person: Callable[[str], str]
 
     def now_us(self) -> int:
-        """The time, µs since 1970: the latest that the guard has believed, or until it has looked
-        for the first time the register's.
+        """The clock for display, µs since 1970: never earlier than the log's last leaf."""
+        return self.register.now() // 1000
+
+    def believed_us(self) -> int:
+        """The time that decides and that leaves have: the latest that the guard has believed.
 
         It is at most a second old after `guard.check()`. Never the clock itself, which can jump
         between the guard's look and ours: that would decide what is due, or stand in the log.
         """
-        mark, now_us = self.register.note(MARK), self.register.now() // 1000
-        return min(int(mark), now_us) if mark else now_us
+        mark = self.register.note(MARK)
+        return min(int(mark), self.now_us()) if mark else self.now_us()
 
     def write(
         self,
@@ -79,7 +82,7 @@ class Context:
         leaves: Sequence[Leaf] = (),
     ) -> None:
         """Write to register and log; leaves that name no time are of the time that is believed."""
-        stamped = [{"at": self.now_us()} | leaf for leaf in leaves]
+        stamped = [{"at": self.believed_us()} | leaf for leaf in leaves]
         self.register.write(purges=purges, notes=notes, leaves=stamped)
 
     @property
@@ -130,7 +133,7 @@ class Context:
             self.policy(),
             self.register.holds(),
             self.register.purges(),
-            self.now_us(),
+            self.believed_us(),
             trust.trusted,
             known,
         )
@@ -147,7 +150,7 @@ class Context:
     def frozen(self, decision: Decision) -> bool:
         """Whether no row can come to a live place any more."""
         told = self.closed().get(decision.place.record_class, Closure()).since(decision.place)
-        now_us = self.now_us()
+        now_us = self.believed_us()
         return (
             told is not None and told + SETTLE_US <= now_us and decision.retain_until_us <= now_us
         )
@@ -157,7 +160,7 @@ class Context:
 
         What an open partition covers changes with every batch; that is told once it is closed.
         """
-        seen, policy, now_us = self.register.seen(), self.policy(), self.now_us()
+        seen, policy, now_us = self.register.seen(), self.policy(), self.believed_us()
         found = list[Leaf]()
         for each in decisions:
             fields = build.partition_seen(each.partition, each.retain_until_us, policy.digest)

@@ -80,7 +80,7 @@ def count(context: Context, decision: Decision, holds: Sequence[Hold], *, nightl
         if old is not None:
             findings += compare(place, old, root)
         if old is None or _owed(old, root, generation, decision.retain_until_us, nightly):
-            old = Counted(generation, root.rows, root.root, context.now_us())
+            old = Counted(generation, root.rows, root.root, context.believed_us())
             leaves.append(build.hold_evidence(hold.id, place, root.rows, root.root, generation))
         now[hold.id] = old
     note = json.dumps({name: list(each) for name, each in now.items()})

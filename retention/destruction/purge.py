@@ -124,7 +124,7 @@ class Purger:
         """Tell ingest, then note since when it knows: a crash between makes us wait longer."""
         context = self._context
         told = context.closed()
-        now = closures(context.policy(), context.register.purges(), told, context.now_us())
+        now = closures(context.policy(), context.register.purges(), told, context.believed_us())
         context.vault.publish_closed({name: each.first_open for name, each in now.items()})
         if now != told:
             context.write(notes={CLOSED_KEY: closed_text(now)})

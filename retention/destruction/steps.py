@@ -131,7 +131,7 @@ class _Steps:
             register.generation,
             Step.INTENT,
             self._operator,
-            self._context.now_us(),
+            self._context.believed_us(),
         )
         owed = self._context.seen_leaves([decision])
         self._context.write(purges=[purge], leaves=[*owed, build.purge_intent(purge, len(holds))])
@@ -213,7 +213,7 @@ def dropped(context: Context, purge: Purge) -> Purge:
     """Write down that a purge has destroyed, with the vault's book as it is now."""
     place = purge.partition.place
     rows = purge.rows_before - purge.preserved
-    done = replace(purge, step=Step.DROPPED, dropped_us=context.now_us(), destroyed=rows)
+    done = replace(purge, step=Step.DROPPED, dropped_us=context.believed_us(), destroyed=rows)
     book = (Book() if purge.store == "vault" else context.book(place)) or Book()
     book = book.plus(purge.preserved, purge.held, purge.partition)
     notes: dict[str, str | None] = {

@@ -142,7 +142,7 @@ class Sweeper:
     def _keep(self, slot: LateSlot) -> str:
         trust = self._context.guard.check()
         context = self._context
-        return late_reason(slot, context.policy(), context.now_us(), trust.trusted)
+        return late_reason(slot, context.policy(), context.believed_us(), trust.trusted)
 
     def _sweep(self, slot: LateSlot, note: Note) -> tuple[int, int]:
         """All places of one slot, then the slot; gives rows preserved and destroyed."""
