@@ -274,7 +274,7 @@ class Machine(RuleBasedStateMachine):
         if self._unsettled() or len(self.oracle.holds[name].items) > 3:
             return
         found = self._item(*scope)
-        self.world.grow(name, found)
+        self._told(self.world.grow(name, found), found)
         self.oracle.holds[name].items.append(found)
 
     @good_clock
@@ -293,7 +293,7 @@ class Machine(RuleBasedStateMachine):
     @rule(data=st.data())
     def ask_release(self, data: st.DataObject) -> None:
         asked = [n for n, h in self.oracle.holds.items() if h.approved and not h.release_us]
-        if asked:
+        if asked and not self._unsettled():
             name = data.draw(st.sampled_from(asked))
             self.world.ask_release(name)
             self.oracle.holds[name].release_us = self.world.now_us() + RELEASE_US
@@ -304,10 +304,10 @@ class Machine(RuleBasedStateMachine):
             return
         now_us = self.world.now_us()
         for name, hold in list(self.oracle.holds.items()):
-            if not hold.approved and now_us >= hold.made_us + PROTECT_US:
-                self.world.lapse(name)
-            elif hold.approved and now_us >= (hold.expires_us or NEVER):
+            if now_us >= (hold.expires_us or NEVER):
                 self.world.expire(name)
+            elif not hold.approved and now_us >= hold.made_us + PROTECT_US:
+                self.world.lapse(name)
             elif now_us >= (hold.release_us or NEVER):
                 self.world.release(name)
             else:

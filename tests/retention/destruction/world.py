@@ -287,9 +287,15 @@ class World:
         return self.approve(self.submit(*scope, expires_us=expires_us).id)
 
     def grow(self, name: str, *scope: ScopeItem) -> Hold:
-        hold = self._hold(name)
-        hold = replace(hold, scope=(*hold.scope, *scope))
+        old = self._hold(name)
+        missed = self.purger.unavailable(replace(old, scope=scope))
+        new = tuple(each for each in missed if each not in old.unavailable)
+        hold = replace(old, scope=(*old.scope, *scope), unavailable=(*old.unavailable, *new))
         owed = build.hold_grown(name, scope, self.register.generation, person)
+        if new and hold.approved:  # else its approval tells
+            hold = replace(hold, state=State.PRESERVATION_NOT_AVAILABLE)
+            told = replace(hold, unavailable=new)
+            owed += build.hold_unavailable(told, self.register.generation + len(owed))
         self.register.write(holds=[hold], leaves=owed)
         return hold
 
