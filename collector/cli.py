@@ -1,4 +1,4 @@
-"""`tallyhold collector`: meter a router, check its configuration, replay captures."""
+"""`tallyhold collector`: meter a router, check it and its configuration, replay captures."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _REPLAYED = ("binding", "session", "visit", "call", "gap")
 
 @app.callback()
 def group() -> None:
-    """Meter a router: run a collector, check its configuration, replay captures.
+    """Meter a router: run a collector, check the router and the configuration, replay captures.
 
     Example: tallyhold collector run --config /etc/tallyhold/collector.toml
     """
@@ -98,6 +98,42 @@ def check_config(
         sys.stdout.write("\n")
     else:
         typer.echo(f"{config}: no problem found")
+
+
+@app.command()
+def doctor(
+    config: ConfigPath = configuration.DEFAULT_PATH,
+    as_json: Annotated[bool, typer.Option("--json", help="Findings as JSON lines.")] = False,
+    measure_s: Annotated[
+        float,
+        typer.Option(
+            "--measure",
+            min=0,
+            max=3600,
+            metavar="SECONDS",
+            help="Compare metered bytes with those of the interfaces over that time.",
+        ),
+    ] = 0.0,
+) -> None:
+    """Say what on this router makes figures inexact, what that does to them, and what mends it.
+
+    Reads only; changes nothing. Run it in the router's network namespace as the collector's user,
+    or as root to see everything. Exit code 0: nothing to mend; 1: figures are inexact or at risk;
+    2: figures are wrong, a collector cannot work, or the configuration cannot be used.
+
+    Example: tallyhold collector doctor --config collector.toml
+    Example: tallyhold collector doctor --measure 10 --json
+    """
+    settings = _load(config)
+    from collector.doctor.examine import examine
+    from collector.doctor.findings import exit_code
+    from collector.doctor.gather import gather
+    from collector.doctor.show import lines, table
+
+    findings = examine(gather(settings, measure_s), settings)
+    for line in lines(findings) if as_json else table(findings):
+        typer.echo(line)
+    raise typer.Exit(exit_code(findings))
 
 
 @app.command()

@@ -16,10 +16,12 @@ from collector.parse.link import LINK_ETHERNET, LINK_RAW
 
 _IFF_UP: Final = 1
 _SIOCGIFFLAGS: Final = 0x8913
+_SIOCGIFMTU: Final = 0x8921
 _SIOCGIFHWADDR: Final = 0x8927
 _SIOCGIFINDEX: Final = 0x8933
+ARPHRD_ETHER: Final = 1
 ARPHRD_LOOPBACK: Final = 772
-_ARPHRD_ETHERNET: Final = frozenset((1, ARPHRD_LOOPBACK))
+_ARPHRD_ETHERNET: Final = frozenset((ARPHRD_ETHER, ARPHRD_LOOPBACK))
 _ARPHRD_RAW: Final = frozenset((512, 519, 768, 769, 776, 778, 65534))
 """PPP, raw IP, tunnels of both families, GRE, and no header at all (tun, WireGuard)."""
 
@@ -60,6 +62,11 @@ def index_of(asker: socket.socket, name: str) -> int:
 def is_up(asker: socket.socket, name: str) -> bool:
     """Whether an interface is set up; raises OSError where there is none."""
     return bool(struct.unpack_from("@H", _ask(asker, _SIOCGIFFLAGS, name))[0] & _IFF_UP)
+
+
+def mtu_of(asker: socket.socket, name: str) -> int:
+    """Longest IP packet of an interface; raises OSError where there is none."""
+    return int(struct.unpack_from("@i", _ask(asker, _SIOCGIFMTU, name))[0])
 
 
 def hardware_of(asker: socket.socket, name: str) -> int:
