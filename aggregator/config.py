@@ -118,6 +118,16 @@ class Limits:
 
 
 @dataclass(config=STRICT)
+class Safeguard:
+    """daily_budget: most ε that SafeGuard's counts of one collector may cost a household on a day;
+    a batch that would cost more is refused. day_s: length of a day, other than 86400 in a lab only.
+    """
+
+    daily_budget: Annotated[float, Field(gt=0, le=100)] = 1.0
+    day_s: Annotated[int, Field(ge=1, le=86_400)] = 86_400
+
+
+@dataclass(config=STRICT)
 class Config:
     """Everything an aggregator needs to know."""
 
@@ -133,6 +143,7 @@ class Config:
     limits: Limits = field(default_factory=Limits)
     audit: Audit = field(default_factory=Audit)
     retention: Retention | None = None
+    safeguard: Safeguard = field(default_factory=Safeguard)
 
     def networks(self) -> dict[str, list[ipaddress.IPv4Network | ipaddress.IPv6Network]]:
         """Areas with their prefixes parsed."""

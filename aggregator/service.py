@@ -155,13 +155,18 @@ class Aggregator:
 
     def _make_server(self) -> IngestServer:
         assert self.client is not None
-        config, limits = self.config, self.config.limits
+        config, limits, guard = self.config, self.config.limits, self.config.safeguard
         pipeline = Pipeline(
             self.client,
             self._attributor,
             Areas(config.networks()),
             self.metrics,
-            PipelineConfig(int(limits.clock_skew_s * 1e9), limits.demand_lines),
+            PipelineConfig(
+                tolerance_ns=int(limits.clock_skew_s * 1e9),
+                k=limits.demand_lines,
+                epsilon_micro=round(guard.daily_budget * 1e6),
+                day_us=guard.day_s * 1_000_000,
+            ),
             closed=self._closed or ClosedPartitions(self.client),
             now=self._now,
         )

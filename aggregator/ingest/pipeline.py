@@ -18,6 +18,7 @@ from typing import Any, Final, Protocol
 
 import pyarrow as pa
 
+from aggregator.ingest.budget import Budget
 from aggregator.ingest.columns import Array, lists, provenance, stored_columns, text_column
 from aggregator.ingest.demand import DEFAULT_K, Areas, demand
 from aggregator.ingest.ledger import Ledger
@@ -31,6 +32,7 @@ from aggregator.ingest.protocol import (
     check_schema,
     decide,
 )
+from aggregator.ingest.releases import DAY_US
 from aggregator.metrics import Metrics
 from aggregator.store.client import Client, Refused, StoreError, Unavailable
 from aggregator.store.schema import DEMAND, RECORD_TABLES
@@ -40,6 +42,7 @@ from collector.wire.codec import decode, peek, record_batch
 from collector.wire.columns import concat
 from collector.wire.gaps import gap_columns
 from collector.wire.loss import Loss
+from collector.wire.releases import MICRO
 
 log = logging.getLogger(__name__)
 
@@ -79,10 +82,15 @@ class Attributor(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class PipelineConfig:
-    """tolerance_ns: clock difference at upload. k: fewest lines whose number may be shown."""
+    """tolerance_ns: clock difference at upload. k: fewest lines whose number may be shown.
+
+    epsilon_micro: what SafeGuard may cost a household on a day of `day_us`, in millionths of ε.
+    """
 
     tolerance_ns: int = MAX_CLOCK_SKEW_NS
     k: int = DEFAULT_K
+    epsilon_micro: int = MICRO
+    day_us: int = DAY_US
 
 
 class Pipeline:
@@ -101,6 +109,7 @@ class Pipeline:
     ) -> None:
         self.config = config or PipelineConfig()
         self.ledger = Ledger(client)
+        self._budget = Budget(client, self.config.epsilon_micro, self.config.day_us)
         self._attributor = attributor
         self._areas = areas
         self._metrics = metrics
@@ -175,6 +184,8 @@ class Pipeline:
         self, header: Header, batches: Mapping[str, pa.RecordBatch], decision: Accept | Gap
     ) -> tuple[Tables, int]:
         """Every table's columns, checked; and how many gap rows were added."""
+        guarded = batches.keys() & {"block_count", "safeguard_ledger"}
+        self._budget.check(header, {name: stored_columns(batches[name]) for name in guarded})
         losses: list[Loss] = [decision.loss] if isinstance(decision, Gap) else []
         if losses:
             # The time of writing comes from the batch, so that a retry writes the same row.

@@ -147,10 +147,8 @@ LEDGER: Final = Table(
 )
 """What was taken from whom. It outlives the rows, so that a resend brings no purged rows back."""
 
-NOT_YET: Final = frozenset({"block_count", "safeguard_ledger"})
-"""Classes without a table: no collector sends them before there is one."""
 RECORD_TABLES: Final[dict[str, Table]] = {
-    name: table_of(record_class) for name, record_class in CLASSES.items() if name not in NOT_YET
+    name: table_of(record_class) for name, record_class in CLASSES.items()
 }
 CLOSED: Final = Table(
     "closed_partitions",

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -17,16 +16,18 @@ from math import ceil
 from typing import Final
 
 from collector.wire.addr import MAPPED
-
-CATEGORY_HOUR: Final = "category-hour"
-REGION_CATEGORY_DAY: Final = "region-category-day"
-KEPT_DAY: Final = "kept-day"
-MARGINALS: Final = (CATEGORY_HOUR, REGION_CATEGORY_DAY, KEPT_DAY)
-"""What is released, in the order of the rows. category-hour: households with a blocked look-up of
-the category in the hour. region-category-day: the same by day. kept-day: households of the day
-that the caps took nothing from, and those that they did."""
-KEPT: Final = ("whole", "clipped")
-"""Cells of kept-day, in the column `category`. kept-ratio = whole / (whole + clipped)."""
+from collector.wire.releases import (
+    CATEGORY_HOUR,
+    KEPT,
+    KEPT_DAY,
+    MARGINALS,
+    MAX_CATEGORIES,
+    MAX_REGIONS,
+    MICRO,
+    REGION_CATEGORY_DAY,
+    charge_micro,
+    is_name,
+)
 
 DEFAULT_L0: Final[Mapping[str, int]] = {CATEGORY_HOUR: 8, REGION_CATEGORY_DAY: 4, KEPT_DAY: 1}
 """Cells a household may count in, a day. Error is clipping plus noise, and the noise of each cell
@@ -43,10 +44,6 @@ DEFAULT_EPSILON_MICRO: Final[Mapping[str, int]] = {
 """The day's budget of 1 in millionths. Half goes where the counts are smallest (an hour's), a tenth
 to the kept-ratio, which is about all households together and bears a scale of 10."""
 
-MAX_CATEGORIES: Final = 64
-"""A resolver's block pages: some tens. A cell of a household's record is two bytes for it."""
-MAX_REGIONS: Final = 1024
-"""Regions are large enough to publish: a country has some hundreds."""
 MAX_L0: Final = 64
 """Above that the noise drowns every count, and a household's record in memory grows."""
 MAX_ROUTERS: Final = 1000
@@ -57,8 +54,6 @@ MAX_SCALE: Final = Fraction(4096)
 """The sampler's table has 89 entries for each unit of scale: 25 MB at this one."""
 _GRAIN: Final = 1000
 """Scales are whole thousandths, rounded up: exact in two 32-bit numbers, never below the claim."""
-_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,62}")
-MICRO: Final = 1_000_000
 MECHANISM: Final = "discrete-laplace-1"
 UNIT: Final = "household-day"
 
@@ -178,7 +173,7 @@ def _marginal(config: SafeguardConfig, name: str, households: int) -> Marginal:
         cap=cap,
         l0=l0,
         scale=scale,
-        epsilon_micro=ceil(Fraction(charged) / scale),
+        epsilon_micro=charge_micro(l0, config.routers, scale),
         routers=config.routers,
         mechanism=_mechanism(config, name, l0, scale, cells),
         cells=cells,
@@ -226,5 +221,5 @@ def _mechanism(
 def _check_names(what: str, names: tuple[str, ...], most: int) -> None:
     if not 1 <= len(names) <= most or len(set(names)) != len(names):
         raise ValueError(f"{what} must be 1 to {most} different names")
-    if not all(_NAME.fullmatch(name) for name in names):
-        raise ValueError(f"{what}: a name has 1 to 63 letters, digits, spaces or ._-")
+    if not all(map(is_name, names)):
+        raise ValueError(f"{what}: a name has 1 to 63 letters, digits, spaces or _-")

@@ -8,25 +8,17 @@ on the same counts would average out.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Final
+from typing import Any
 
 from collector.track.safeguard.domain import Marginal
 from collector.track.safeguard.laplace import DiscreteLaplace, RandomBytes
 from collector.wire.columns import Columns
 from collector.wire.records import BLOCK_COUNT, CLASSES, SAFEGUARD_LEDGER, record_id
+from collector.wire.releases import RELEASED, SILENT, release_id
 
-RELEASED: Final = "released"
-SILENT: Final = "silent"
 Row = dict[str, Any]
 Rows = dict[str, list[Row]]
 """Rows by record class."""
-
-
-def release_id(collector: str, marginal: Marginal, start_ns: int, outcome: str) -> bytes:
-    """Id of the ledger entry of a window; the collector's name keeps routers apart."""
-    return record_id(
-        SAFEGUARD_LEDGER.name, collector, marginal.mechanism, marginal.name, start_ns, outcome
-    )
 
 
 def released(
@@ -45,7 +37,7 @@ def released(
     """
     if len(counts) != len(marginal.cells) or law.scale != marginal.scale:
         raise ValueError("the counts or the noise are not those of the marginal")
-    release = release_id(collector, marginal, window[0], RELEASED)
+    release = release_id(collector, marginal.mechanism, marginal.name, window[0], RELEASED)
     rows = []
     noise = law.draws(len(counts), random_bytes)
     for (region, category), count, error in zip(marginal.cells, counts, noise, strict=True):
@@ -68,7 +60,7 @@ def released(
 
 def silent(collector: str, marginal: Marginal, window: tuple[int, int], restarts: int) -> Rows:
     """The entry that says that nothing is released of a window, which costs nothing."""
-    release = release_id(collector, marginal, window[0], SILENT)
+    release = release_id(collector, marginal.mechanism, marginal.name, window[0], SILENT)
     entry = _entry(release, marginal, window, SILENT)
     return {SAFEGUARD_LEDGER.name: [entry | {"restarts": restarts}]}
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 from collector.track.ranges import Ranges
 from collector.track.safeguard.calendar import DAY_NS, Calendar, Ended
@@ -28,9 +28,7 @@ from collector.track.safeguard.households import FillRandom, Households, clear
 from collector.track.safeguard.laplace import DiscreteLaplace, RandomBytes
 from collector.track.safeguard.release import Rows, columns_of, released, silent
 from collector.wire.columns import Columns
-
-MAX_PENDING: Final = 31 * 26
-"""Releases that wait for a batch: a month with a full disk. Later ones are never made."""
+from collector.wire.releases import MAX_PENDING
 
 
 @dataclass(frozen=True, slots=True)

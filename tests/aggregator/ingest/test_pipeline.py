@@ -14,16 +14,12 @@ from typing import Any
 
 import pytest
 
-from aggregator.attribution.attributor import SharedAttributor
-from aggregator.ingest.demand import Areas
-from aggregator.ingest.pipeline import Pipeline
-from aggregator.metrics import OUTCOMES, Metrics
 from aggregator.store.bundled import Engine, EngineConfig
-from aggregator.store.client import Client, Unavailable, Values
+from aggregator.store.client import Client, Values
 from aggregator.store.migrate import Migrator
-from aggregator.store.writer import Closed, never_closed
 from collector.wire.batch import Receipt
 from collector.wire.codec import peek
+from tests.aggregator.ingest.feeding import NOW, Fault, Ingest
 from tests.aggregator.support import (
     DAY,
     NOON,
@@ -39,38 +35,7 @@ from tests.aggregator.support import (
 
 pytestmark = pytest.mark.engine
 
-NOW = NOON + 310 * S
-AREAS = Areas({"north": [ipaddress.ip_network("10.0.0.0/8")]})
 LINES = [f"10.0.0.{n}" for n in range(1, 13)]
-
-
-class Ingest:
-    """A pipeline with everything it needs, as after a start of the service."""
-
-    def __init__(self, client: Client, closed: Closed = never_closed) -> None:
-        self.metrics = Metrics()
-        self.pipeline = Pipeline(
-            client,
-            SharedAttributor(500_000),
-            AREAS,
-            self.metrics,
-            closed=closed,
-            now=lambda: NOW,
-        )
-
-    def send(self, data: bytes, *, sent_ns: int = NOW, identity: str = "edge-1") -> Receipt:
-        return self.pipeline.take(data, identity=identity, sent_ns=sent_ns, arrived_ns=NOW)
-
-    def sample(self, name: str, **labels: str) -> float:
-        full = f"tallyhold_aggregator_{name}"
-        return self.metrics.registry.get_sample_value(full, labels) or 0.0
-
-    def is_conserved(self, *classes: str) -> bool:
-        return all(
-            self.sample("rows_received_total", record_class=name)
-            == sum(self.sample("rows_total", record_class=name, outcome=o) for o in OUTCOMES)
-            for name in classes
-        )
 
 
 def full_batch(spool: Spool) -> bytes:
@@ -191,25 +156,6 @@ def test_refusals_store_nothing_and_say_why(engines: Store) -> None:
     assert engines.count("usage") == 12
     assert engines.count("ingest_ledger") == 1
     assert ingest.is_conserved("usage")
-
-
-class Fault:
-    """Breaks one insert of a table, before the engine sees it or after it is in."""
-
-    def __init__(self, client: Client, table: str, *, after: bool) -> None:
-        self._insert = client.insert
-        self._table = table
-        self._after = after
-        self.hits = 0
-        client.insert = self.insert  # type: ignore[method-assign]
-
-    def insert(self, table: str, columns: Mapping[str, Values], query_id: str | None = None) -> int:
-        if table != self._table or self.hits:
-            return self._insert(table, columns, query_id)
-        self.hits += 1
-        if self._after:
-            self._insert(table, columns, query_id)
-        raise Unavailable("injected")
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])

@@ -6,15 +6,10 @@ import hashlib
 from collections.abc import Callable
 from typing import Any
 
-from collector.track.safeguard.domain import (
-    CATEGORY_HOUR,
-    KEPT_DAY,
-    REGION_CATEGORY_DAY,
-    Blocked,
-    SafeguardConfig,
-)
+from collector.track.safeguard.domain import Blocked, SafeguardConfig
 from collector.track.safeguard.tracker import Randomness, SafeGuard
 from collector.wire.addr import pack
+from collector.wire.releases import CATEGORY_HOUR, KEPT_DAY, REGION_CATEGORY_DAY
 
 SECOND = 1_000_000_000
 HOUR, DAY = 3600 * SECOND, 86_400 * SECOND

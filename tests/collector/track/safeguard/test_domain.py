@@ -10,19 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from collector.track.safeguard.domain import (
-    CATEGORY_HOUR,
     DEFAULT_EPSILON_MICRO,
     DEFAULT_L0,
-    KEPT_DAY,
-    MARGINALS,
-    MICRO,
-    REGION_CATEGORY_DAY,
     Blocked,
     SafeguardConfig,
     marginals,
     pool_size,
 )
 from collector.wire.addr import pack
+from collector.wire.releases import CATEGORY_HOUR, KEPT_DAY, MARGINALS, MICRO, REGION_CATEGORY_DAY
 from tests.collector.track.safeguard.guarding import CATEGORIES, caps, config
 
 

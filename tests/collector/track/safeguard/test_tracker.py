@@ -10,10 +10,10 @@ import pytest
 from collector.track.safeguard.domain import Blocked, marginals, pool_size
 from collector.track.safeguard.laplace import DiscreteLaplace
 from collector.track.safeguard.release import released
-from collector.track.safeguard.tracker import MAX_PENDING
 from collector.track.trackers import Trackers, TrackersConfig
 from collector.wire.addr import pack
 from collector.wire.columns import record_batch
+from collector.wire.releases import MAX_PENDING
 from tests.collector.track.safeguard.guarding import (
     ACCESS,
     CATEGORIES,
