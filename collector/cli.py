@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import logging
 import signal
@@ -182,7 +181,7 @@ def replay(
     if set(classes) - set(_REPLAYED):
         _fail(f"--records: choose from {', '.join(_REPLAYED)}", code=2)
     from collector.capture.replay import CaptureFileError
-    from collector.replay import EVERYTHING, VXLAN, ReplayConfig
+    from collector.replay import EVERYTHING, VXLAN, ReplayConfig, prefix_of
     from collector.track.ports import Ports
 
     try:
@@ -195,7 +194,7 @@ def replay(
             sip=_ports(sip_ports),
             vxlan=VXLAN,
         )
-        prefixes = tuple(map(_prefix, access)) if access else EVERYTHING
+        prefixes = tuple(map(prefix_of, access)) if access else EVERYTHING
     except ValueError as error:
         _fail(str(error), code=2)
     config = ReplayConfig(ports=ports, access=prefixes, window_s=window_s, linger_s=linger_s)
@@ -222,13 +221,6 @@ def _lines(files: list[Path], classes: list[str], config: ReplayConfig) -> Itera
 
 def _ports(text: str) -> tuple[int, ...]:
     return tuple(int(each) for each in text.split(",") if each.strip())
-
-
-def _prefix(text: str) -> tuple[bytes, int]:
-    from collector.wire.addr import pack
-
-    network = ipaddress.ip_network(text)
-    return pack(network.network_address), network.prefixlen + (96 if network.version == 4 else 0)
 
 
 def _load(path: Path) -> configuration.Config:

@@ -20,7 +20,7 @@ from collector.track.journal_events import control_event
 from collector.track.observer import Observer, ObserverConfig, Ports, Role
 from collector.track.trackers import Trackers, TrackersConfig
 from collector.window import Window
-from collector.wire.addr import unpack
+from collector.wire.addr import pack, unpack
 
 SECOND_NS: Final = 1_000_000_000
 CLASSES: Final = ("binding", "session", "visit", "call", "gap")
@@ -48,6 +48,12 @@ class ReplayConfig:
     ipv6_prefix_len: int = 64
     window_s: int = 300
     linger_s: int = 0
+
+
+def prefix_of(text: str) -> tuple[bytes, int]:
+    """(base address, length in 128 bits) of a prefix as text; raises ValueError for others."""
+    network = ipaddress.ip_network(text)
+    return pack(network.network_address), network.prefixlen + (96 if network.version == 4 else 0)
 
 
 def observations(frames: Iterable[Frame], config: ReplayConfig) -> Iterator[dict[str, Any]]:

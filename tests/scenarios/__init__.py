@@ -1,0 +1,1 @@
+"""The conformance suite: traffic whose records are known by construction. See README.md here."""
