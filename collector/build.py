@@ -12,6 +12,7 @@ from typing import Final
 from collector.capture.links import LinksConfig
 from collector.capture.nft import NftConfig
 from collector.config import Config
+from collector.lines import read_lines
 from collector.spool import SpoolConfig
 from collector.track.observer import Ports
 from collector.track.trackers import TrackersConfig
@@ -46,6 +47,12 @@ def problems(config: Config) -> list[str]:
         secrets(config)
     except ValueError as error:
         found += str(error).split("\n")
+    if config.lines.subscribers is not None:
+        try:
+            read_lines(config.lines.subscribers)
+        except (OSError, ValueError) as error:
+            words = error.strerror if isinstance(error, OSError) else error
+            found.append(f"lines.subscribers: {config.lines.subscribers}: {words}")
     return found + _key_problems(config)
 
 
@@ -58,6 +65,7 @@ def trackers_config(config: Config) -> TrackersConfig:
         trusted=config.control.networks(),
         subscriber_from=config.control.subscriber_from,
         interim_s=config.control.interim_s,
+        swap_octets=config.control.radius_swapped,
         resolver_ports=config.hosts.dns_ports,
         max_sessions=config.limits.max_sessions,
         max_calls=config.limits.max_calls,
@@ -76,11 +84,19 @@ def ports(config: Config) -> Ports:
     )
 
 
+def role_ports(config: Config, role: str) -> Ports:
+    """What is looked for on an interface of that role."""
+    if role != "lines":
+        return ports(config)
+    return Ports(dns=(), tls=(), http=(), quic=(), radius=(), sip=())
+
+
 def link_patterns(config: Config) -> tuple[tuple[str, str], ...]:
     """(pattern, role) of interfaces. Access comes first: one that matches both may be a
     subscriber's, and what subscribers send is never read as RADIUS."""
     access = [(each, "access") for each in config.access.interfaces]
-    return (*access, *((each, "control") for each in config.control.interfaces))
+    control = [(each, "control") for each in config.control.interfaces]
+    return (*access, *control, *((each, "lines") for each in config.lines.interfaces))
 
 
 def nft_config(config: Config) -> NftConfig:

@@ -165,7 +165,11 @@ def replay(
     tls_ports: _PortList = "443",
     http_ports: _PortList = "80",
     quic_ports: _PortList = "443",
-    radius_ports: _PortList = "1812,1813",
+    radius_ports: _PortList = "1812,1813,3799",
+    lines: Annotated[
+        Path | None,
+        typer.Option("--lines", help="CSV of line and subscriber.", exists=True, dir_okay=False),
+    ] = None,
 ) -> None:
     """Run captures through the code that meters live traffic, and print what it sees.
 
@@ -181,23 +185,20 @@ def replay(
     if set(classes) - set(_REPLAYED):
         _fail(f"--records: choose from {', '.join(_REPLAYED)}", code=2)
     from collector.capture.replay import CaptureFileError
-    from collector.replay import EVERYTHING, VXLAN, ReplayConfig, prefix_of
-    from collector.track.ports import Ports
+    from collector.lines import read_lines
+    from collector.replay import EVERYTHING, ReplayConfig, prefix_of
 
     try:
-        ports = Ports(
-            dns=_ports(dns_ports),
-            tls=_ports(tls_ports),
-            http=_ports(http_ports),
-            quic=_ports(quic_ports),
-            radius=_ports(radius_ports),
-            sip=_ports(sip_ports),
-            vxlan=VXLAN,
+        ports = _ports_of(
+            *(dns_ports, tls_ports, http_ports, quic_ports, radius_ports, sip_ports)
         )
         prefixes = tuple(map(prefix_of, access)) if access else EVERYTHING
+        known = read_lines(lines) if lines else {}
     except ValueError as error:
         _fail(str(error), code=2)
-    config = ReplayConfig(ports=ports, access=prefixes, window_s=window_s, linger_s=linger_s)
+    config = ReplayConfig(
+        ports=ports, access=prefixes, window_s=window_s, linger_s=linger_s, lines=known
+    )
     try:
         for line in _lines(files, classes, config):
             sys.stdout.write(json.dumps(line) + "\n")
@@ -217,6 +218,15 @@ def _lines(files: list[Path], classes: list[str], config: ReplayConfig) -> Itera
         yield from replaying.observations(frames(files), config)
     for name, row in replaying.records(frames(files), classes, config) if classes else ():
         yield {"class": name, **row}
+
+
+def _ports_of(dns: str, tls: str, http: str, quic: str, radius: str, sip: str) -> Ports:
+    """The ports of a replay; raises ValueError for what is no list of them."""
+    from collector.replay import VXLAN
+    from collector.track.ports import Ports
+
+    lists = {"dns": dns, "tls": tls, "http": http, "quic": quic, "radius": radius, "sip": sip}
+    return Ports(vxlan=VXLAN, **{name: _ports(text) for name, text in lists.items()})
 
 
 def _ports(text: str) -> tuple[int, ...]:

@@ -47,13 +47,15 @@ class Control:
 
     radius_secrets: file by NAS address. sip_trusted: peers whose P-Asserted-Identity counts (RFC
     3325). interim_s: interval at which the NAS reports; sessions end after 2.5 silent ones.
+    radius_swapped: NASes, as they name themselves, whose input is what they send to the line.
     """
 
     interfaces: Annotated[tuple[str, ...], Field(max_length=64)] = ()
-    radius_ports: Ports = (1813,)
+    radius_ports: Ports = (1812, 1813, 3799)
     radius_secrets: Annotated[dict[Address, Path], Field(max_length=4096)] = field(
         default_factory=dict
     )
+    radius_swapped: Annotated[frozenset[str], Field(max_length=4096)] = frozenset()
     sip_ports: Ports = (5060,)
     sip_trusted: Annotated[tuple[Prefix, ...], Field(max_length=256)] = ()
     numbering_region: Annotated[str, Field(pattern="^[A-Z]{2}$")] = "GB"
@@ -63,6 +65,18 @@ class Control:
     def networks(self) -> tuple[tuple[bytes, int], ...]:
         """As `Access.networks`, of the trusted peers."""
         return _networks(self.sip_trusted)
+
+
+@dataclass(config=STRICT)
+class Lines:
+    """Where lines speak DHCP and PPPoE besides the access and control side, and whose they are.
+
+    interfaces: those below the access interfaces, as the parent of PPPoE's `ppp*`; nothing else is
+    read on them. subscribers: a CSV file of line and subscriber, read again when it changes.
+    """
+
+    interfaces: Annotated[tuple[str, ...], Field(max_length=64)] = ()
+    subscribers: Path | None = None
 
 
 @dataclass(config=STRICT)
@@ -132,6 +146,7 @@ class Config:
     access: Access
     uplink: Uplink
     control: Control = field(default_factory=Control)
+    lines: Lines = field(default_factory=Lines)
     hosts: Hosts = field(default_factory=Hosts)
     timing: Timing = field(default_factory=Timing)
     spool: Spool = field(default_factory=Spool)

@@ -8,15 +8,16 @@ and NAT mappings are not replayed, and visits are those of handshakes, without b
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
+from collector.lines import Lines
+from collector.parse.lease import Lease
 from collector.parse.link import Frame
-from collector.parse.radius import Accounting, AccountingAck
-from collector.parse.sip import SipEvent
+from collector.parse.pppoe import Ppp
 from collector.track.host_events import HostSeen, Resolution
-from collector.track.journal_events import control_event
+from collector.track.journal_events import Control, control_event
 from collector.track.observer import Observer, ObserverConfig, Ports, Role
 from collector.track.trackers import Trackers, TrackersConfig
 from collector.window import Window
@@ -48,6 +49,8 @@ class ReplayConfig:
     ipv6_prefix_len: int = 64
     window_s: int = 300
     linger_s: int = 0
+    lines: Mapping[str, str] = field(default_factory=dict)
+    swapped: frozenset[str] = frozenset()
 
 
 def prefix_of(text: str) -> tuple[bytes, int]:
@@ -87,6 +90,7 @@ class _Replay:
     def __init__(self, config: ReplayConfig) -> None:
         self._config = config
         self._observer = _observer(config)
+        self._lines = Lines(None, config.lines)
         self._window = Window(config.window_s * SECOND_NS, "replay")
         self._trackers: Trackers | None = None
         self._now = self._tick_at = 0
@@ -117,6 +121,7 @@ class _Replay:
                 ipv6_prefix_len=config.ipv6_prefix_len,
                 region=config.region,
                 trusted=config.trusted,
+                swap_octets=config.swapped,
                 resolver_ports=config.ports.dns,
             ),
             now,
@@ -146,7 +151,9 @@ class _Replay:
 
     def _take(self, event: Any) -> None:
         assert self._trackers is not None
-        if isinstance(event, Accounting | AccountingAck | SipEvent):
+        if isinstance(event, Lease | Ppp):
+            event = replace(event, subscriber=self._lines.subscriber(event.names))
+        if isinstance(event, Control):
             kind, payload = control_event(event)
             self._trackers.apply(kind, payload, self._now)
         else:

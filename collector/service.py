@@ -32,16 +32,17 @@ from collector.counters import Counters
 from collector.held import Held
 from collector.journal import Journal
 from collector.keeper import Keeper, RestartNeeded
+from collector.lines import Lines
 from collector.metrics import Metrics
 from collector.parse.conntrack import Decoder
+from collector.parse.lease import Lease
 from collector.parse.link import Frame
-from collector.parse.radius import Accounting, AccountingAck
-from collector.parse.sip import SipEvent
+from collector.parse.pppoe import Ppp
 from collector.report import publish, tally
 from collector.resume import resume
 from collector.sources import Sources
 from collector.spool import Spool, SpoolError
-from collector.track.journal_events import JournalEvent, control_event
+from collector.track.journal_events import Control, JournalEvent, control_event
 from collector.track.observer import Observer, ObserverConfig
 from collector.track.safeguard.tracker import Randomness
 from collector.track.sessions import BindingChange
@@ -78,6 +79,7 @@ class Collector:
         self.boot = uuid.uuid4().hex
         self.started_ns = now()
         self.trackers = self._new_trackers()
+        self.lines = Lines(config.lines.subscribers)
         self._secrets: dict[bytes, bytes] = {}  # read by `start`; the observer sees them then
         self.observer = Observer(ObserverConfig({}, build.ports(config), self._secrets))
         self.window = build.window(config)
@@ -108,6 +110,7 @@ class Collector:
                 for missing in hygiene.harden():
                     log.warning("SafeGuard: %s", missing)
             self._secrets.update(build.secrets(self.config))
+            self.lines.refresh()
             self.metrics.start()
             for name in netlink.prepare().changed:
                 log.info("set net.netfilter.%s=1", name)
@@ -236,7 +239,10 @@ class Collector:
 
     def _observe(self, frame: Frame) -> None:
         for event in self.observer.frame(frame):
-            if isinstance(event, Accounting | AccountingAck | SipEvent):
+            if isinstance(event, Lease | Ppp) and event.names:
+                # Before the journal, so that a replay does not depend on what the file says then.
+                event = replace(event, subscriber=self.lines.subscriber(event.names))
+            if isinstance(event, Control):
                 self._record(control_event(event))
             else:
                 self.trackers.observed(event)
@@ -298,6 +304,7 @@ class Collector:
 
     def _tick(self, now: int, monotonic: int) -> None:
         self._survive(self._pass, now)
+        self.lines.refresh()
         try:
             self.sources.refresh()
         except (LinksUnavailable, CaptureUnavailable) as error:

@@ -10,9 +10,9 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import Final, cast
 
-from collector.build import MIN_BUFFER_BYTES, link_patterns, ports
+from collector.build import MIN_BUFFER_BYTES, link_patterns, role_ports
 from collector.capture.links import LinkReader, LinksConfig
 from collector.capture.packet import CaptureUnavailable, PacketConfig, PacketSource, Slots
 from collector.config import Config
@@ -168,7 +168,9 @@ class Sources:
         if self.captured >= MAX_SOURCES:
             self._unheard.add(link.name)
             return
-        config = PacketConfig(link.name, ports(self._config), self._buffer(self.captured + 1))
+        config = PacketConfig(
+            link.name, role_ports(self._config, link.role), self._buffer(self.captured + 1)
+        )
         source = PacketSource(config, self._now, self._slots)
         try:
             source.start()
@@ -180,8 +182,7 @@ class Sources:
                 log.warning("interface %s is not captured: %s", link.name, error.strerror)
             self._unheard.add(link.name)
             return
-        role: Literal["access", "control"] = "access" if link.role == "access" else "control"
-        self._open[link.name] = opened = _Open(source, role)
+        self._open[link.name] = opened = _Open(source, cast(Role, link.role))
         self._learn(opened, link.index)
         self._selector.register(source.fileno(), selectors.EVENT_READ)
         if self._looked_ns and link.name not in self._unheard:

@@ -23,6 +23,7 @@ CERTAIN: Final = ""
 BOUNDED: Final = "bounded"
 NO_BINDING: Final = "no-binding"
 SEVERAL_BINDINGS: Final = "several-bindings"
+NO_SUBSCRIBER: Final = "no-subscriber"
 
 
 def attribute_row(
@@ -37,7 +38,8 @@ def attribute_row(
     """(subscriber, reason) of one row over [start, end).
 
     reason is CERTAIN where the binding covers the row, BOUNDED where the row reaches past the
-    only binding it meets, and NO_BINDING or SEVERAL_BINDINGS with an empty subscriber.
+    only binding it meets, and NO_BINDING, SEVERAL_BINDINGS or NO_SUBSCRIBER with an empty
+    subscriber, the last where the address was held on a line that nobody says whose it is.
     """
     end_us = max(end_us, start_us + 1)
     holders = index.holders(
@@ -61,10 +63,13 @@ def attribute_row(
             and end_us <= each.valid_to_us + tolerance_us
         ]
         if len({each.subscriber for each in near}) == 1:
-            return near[0].subscriber, BOUNDED
+            name = near[0].subscriber
+            return name, BOUNDED if name else NO_SUBSCRIBER
         return "", NO_BINDING if not near else SEVERAL_BINDINGS
     if others > tolerance_us or others * _DOMINANCE > own:
         return "", SEVERAL_BINDINGS
+    if not subscriber:
+        return "", NO_SUBSCRIBER
     uncovered = (end_us - start_us) - own
     return subscriber, CERTAIN if uncovered <= tolerance_us else BOUNDED
 

@@ -1,7 +1,8 @@
 """Classic BPF: turns the ports to watch into the program that keeps bulk data in the kernel.
 
 The program sees one packet at a time and remembers nothing, so each rule below must hold for a
-packet on its own. It passes, for IPv4 and IPv6, below up to two VLAN tags and one PPPoE session:
+packet on its own. It passes PPPoE discovery and, of PPPoE sessions, PAP, CHAP and IPCP; and for
+IPv4 and IPv6, below up to two VLAN tags and one PPPoE session:
 
 - UDP: answers of resolvers (source port), RADIUS and SIP (either port), DHCP (destination port),
   QUIC Initials of versions 1 and 2 (destination port, long header, type), and every fragment.
@@ -85,7 +86,7 @@ def program(ports: Ports, linktype: int = LINK_ETHERNET, snaplen: int = 65_535) 
     """
     asm = Assembler()
     if linktype == LINK_ETHERNET:
-        ethernet(asm)
+        ethernet(asm, snaplen)
     elif linktype == LINK_RAW:
         asm.op(LDX_IMM, 0)
         asm.op(LDB_X, 0)

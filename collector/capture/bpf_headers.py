@@ -23,6 +23,7 @@ from collector.capture.bpf_assembler import (
     Assembler,
 )
 from collector.parse.link import IPV4, IPV6
+from collector.parse.pppoe import DISCOVERY, PPP_CHAP, PPP_IPCP, PPP_PAP, SESSION
 
 # Scratch memory: what each slot holds once its section has run.
 TRANSPORT: Final = 0  # offset of the TCP or UDP header
@@ -32,7 +33,6 @@ PAYLOAD: Final = 3  # offset of the TCP payload
 LENGTH: Final = 4  # bytes of the TCP payload, at least 1
 
 _VLANS: Final = (0x8100, 0x88A8, 0x9100)
-_PPPOE_SESSION: Final = 0x8864
 _TCP: Final = 6
 _UDP: Final = 17
 _FRAGMENT: Final = 44
@@ -47,14 +47,18 @@ def verdicts(asm: Assembler, section: str, snaplen: int) -> None:
     asm.op(RET, snaplen)
 
 
-def ethernet(asm: Assembler) -> None:
-    """Leaves X at the IP header. The kernel has taken off the outer tag of most tagged frames."""
+def ethernet(asm: Assembler, snaplen: int) -> None:
+    """Passes the control of PPPoE, else leaves X at the IP header.
+
+    The kernel has taken off the outer tag of most tagged frames.
+    """
     for header in (14, 18, 22):
         asm.op(LDX_IMM, header)
         asm.op(LDH_ABS, header - 2)
         asm.any_of((IPV4,), "ip4")
         asm.any_of((IPV6,), "ip6")
-        asm.any_of((_PPPOE_SESSION,), "pppoe")
+        asm.any_of((SESSION,), "pppoe")
+        asm.any_of((DISCOVERY,), "pppoe.accept")
         if header < 22:
             asm.any_of(_VLANS, f"tagged.{header}")
             asm.op(RET, 0)
@@ -73,7 +77,8 @@ def ethernet(asm: Assembler) -> None:
     asm.label("pppoe.protocol")
     asm.any_of((0x0021,), "ip4")
     asm.any_of((0x0057,), "ip6")
-    asm.op(RET, 0)
+    asm.any_of((PPP_IPCP, PPP_PAP, PPP_CHAP), "pppoe.accept")
+    verdicts(asm, "pppoe", snaplen)
 
 
 def _move(asm: Assembler, count: int) -> None:

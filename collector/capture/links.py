@@ -23,7 +23,7 @@ from collector.track.links import LinkCounters, LinkReading
 MAX_INTERFACES: Final = 65_536
 """Interfaces read at once; a broadband server with a PPP interface a line has this order."""
 MAX_PATTERNS: Final = 64
-ROLES: Final = ("access", "control")
+ROLES: Final = ("access", "control", "lines")
 
 _RTM_GETLINK: Final = 18
 _IFNAME, _STATS64, _CARRIER_CHANGES = 3, 23, 35

@@ -1,23 +1,34 @@
-"""RADIUS accounting: turns one UDP packet into an `Accounting` or an `AccountingAck` event.
+"""RADIUS: turns one UDP packet into an accounting event, or into one half of an exchange.
 
-RFC 2865 section 3 (packet), RFC 2866 (accounting). No password, CHAP or EAP is ever in an event, as
-`radius_attributes` steps over them, nor is an authenticator.
+RFC 2865 section 3 (packet), RFC 2866 (accounting), RFC 5176 section 2.1 (disconnect). No password,
+CHAP or EAP is ever in an event, as `radius_attributes` steps over them. What goes to the journal
+holds no authenticator either; the halves of an exchange are joined in memory
+(`collector.track.radius_pairs`).
 """
 
 from __future__ import annotations
 
 import hashlib
+import hmac
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from collector.parse.ip import UDP, Packet
+from collector.parse.plain import Plain
 from collector.parse.radius_attributes import Prefix, fields_of, split
 from collector.parse.reader import ParseError
 
+ACCESS_REQUEST: Final = 1
+ACCESS_ACCEPT: Final = 2
 ACCOUNTING_REQUEST: Final = 4
 ACCOUNTING_RESPONSE: Final = 5
+DISCONNECT_REQUEST: Final = 40
+DISCONNECT_ACK: Final = 41
+"""Codes (RFC 2865 section 4, RFC 5176 section 2.3); refusals and challenges change nothing."""
+
+MESSAGE_AUTHENTICATOR: Final = 80
 
 START: Final = 1
 STOP: Final = 2
@@ -34,11 +45,17 @@ MIN_BYTES: Final = 20
 MAX_BYTES: Final = 4096
 """RFC 2865 section 3."""
 
+_READ: Final = frozenset(
+    (
+        *(ACCESS_REQUEST, ACCESS_ACCEPT, ACCOUNTING_REQUEST, ACCOUNTING_RESPONSE),
+        *(DISCONNECT_REQUEST, DISCONNECT_ACK),
+    )
+)
 _HEADER: Final = struct.Struct(">BBH16s")
 
 
 @dataclass(frozen=True, slots=True)
-class Accounting:
+class Accounting(Plain):
     """One Accounting-Request; an attribute that was absent or malformed is None or empty.
 
     client, server: ends of the datagram in 16 bytes; `client` is the NAS or its proxy.
@@ -83,35 +100,9 @@ class Accounting:
     terminate_cause: int | None = None
     rejected: int = 0
 
-    def to_json(self) -> dict[str, object]:
-        """A JSON-able dict, bytes as hex; `from_json` gives an equal event back."""
-        out: dict[str, object] = {}
-        for name in _FIELDS:
-            value = getattr(self, name)
-            if name in _PREFIX_FIELDS:
-                value = [[base.hex(), length] for base, length in value]
-            out[name] = value.hex() if isinstance(value, bytes) else value
-        return out
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Accounting:
-        """The event that `to_json` wrote; raises KeyError, TypeError or ValueError for others."""
-        values = {name: data[name] for name in _FIELDS}
-        for name in _BYTES_FIELDS:
-            if values[name] is not None:
-                values[name] = bytes.fromhex(values[name])
-        for name in _PREFIX_FIELDS:
-            values[name] = tuple((bytes.fromhex(base), length) for base, length in values[name])
-        return cls(**values)
-
-
-_BYTES_FIELDS: Final = ("client", "server", "transport", "nas_address", "framed_ipv4")
-_PREFIX_FIELDS: Final = ("framed_prefixes", "delegated_prefixes", "framed_ipv6")
-_FIELDS: Final = tuple(field.name for field in fields(Accounting))
-
 
 @dataclass(frozen=True, slots=True)
-class AccountingAck:
+class AccountingAck(Plain):
     """One Accounting-Response: the server answered the request `identifier` of that client port."""
 
     ts_ns: int
@@ -120,36 +111,96 @@ class AccountingAck:
     server: bytes
     identifier: int
 
-    def to_json(self) -> dict[str, object]:
-        """A JSON-able dict; `from_json` gives an equal event back."""
-        return {
-            "ts_ns": self.ts_ns,
-            "client": self.client.hex(),
-            "client_port": self.client_port,
-            "server": self.server.hex(),
-            "identifier": self.identifier,
-        }
 
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> AccountingAck:
-        """The event that `to_json` wrote."""
-        return cls(
-            data["ts_ns"],
-            bytes.fromhex(data["client"]),
-            data["client_port"],
-            bytes.fromhex(data["server"]),
-            data["identifier"],
-        )
+@dataclass(frozen=True, slots=True)
+class Access(Plain):
+    """An Access-Accept joined with its Access-Request: what a line was granted.
+
+    Names, port and station are the request's, the rest is the answer's. `verified` is the worse of
+    both: the Response Authenticator, and the request's Message-Authenticator where it has one.
+    """
+
+    ts_ns: int
+    client: bytes
+    server: bytes
+    verified: str
+    session_id: str = ""
+    user_name: str = ""
+    nas_identifier: str = ""
+    nas_address: bytes | None = None
+    nas_port: int | None = None
+    nas_port_id: str = ""
+    calling: str = ""
+    cui: str = ""
+    klass: str = ""
+    framed_ipv4: bytes | None = None
+    framed_prefixes: tuple[Prefix, ...] = ()
+    delegated_prefixes: tuple[Prefix, ...] = ()
+    framed_ipv6: tuple[Prefix, ...] = ()
+    timeout_s: int | None = None
+    interim_s: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Disconnect(Plain):
+    """A Disconnect-ACK joined with its request: the NAS ended a session because it was told to.
+
+    `client` is the NAS, as in `Accounting`; the attributes are the request's, which names the
+    session (RFC 5176 section 3).
+    """
+
+    ts_ns: int
+    client: bytes
+    server: bytes
+    verified: str
+    session_id: str = ""
+    user_name: str = ""
+    nas_identifier: str = ""
+    nas_address: bytes | None = None
+    nas_port: int | None = None
+    nas_port_id: str = ""
+    calling: str = ""
+    framed_ipv4: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """An Access-Request or Disconnect-Request that waits for its answer; never journalled."""
+
+    ts_ns: int
+    code: int
+    sender: bytes
+    sender_port: int
+    receiver: bytes
+    identifier: int
+    authenticator: bytes = field(repr=False)
+    verified: str
+    fields: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An Access-Accept or Disconnect-ACK; `packet` is its bytes, to verify against a request's."""
+
+    ts_ns: int
+    code: int
+    sender: bytes
+    receiver: bytes
+    receiver_port: int
+    identifier: int
+    packet: bytes = field(repr=False)
+    fields: Mapping[str, Any]
 
 
 def parse(
     packet: Packet, secrets: Mapping[bytes, bytes] | None = None
-) -> Accounting | AccountingAck | None:
-    """The accounting event of a packet; None for other RADIUS codes and for what is not UDP.
+) -> Accounting | AccountingAck | Request | Answer | None:
+    """What a packet says; None for other RADIUS codes and for what is not UDP.
 
-    `secrets` maps the datagram's source address (16 bytes) to the shared secret, as RFC 2865
-    section 3 has the server choose it. Bytes after the length field's end are padding (RFC 2865
-    section 3). Raises ParseError where the length field or any attribute length is impossible.
+    `secrets` maps the address of a NAS (16 bytes) to the shared secret, as RFC 2865 section 3 has
+    the server choose it by the datagram's source. Bytes after the length field's end are padding
+    (RFC 2865 section 3). Raises ParseError where the length field or any attribute length is
+    impossible.
     """
     if packet.proto != UDP:
         return None
@@ -157,7 +208,7 @@ def parse(
     if len(data) < MIN_BYTES:
         raise ParseError("radius-short")
     code, identifier, length, authenticator = _HEADER.unpack_from(data)
-    if code not in (ACCOUNTING_REQUEST, ACCOUNTING_RESPONSE):
+    if code not in _READ:
         return None
     if not MIN_BYTES <= length <= MAX_BYTES or length > len(data):
         raise ParseError("radius-length")
@@ -165,6 +216,11 @@ def parse(
     if code == ACCOUNTING_RESPONSE:
         return AccountingAck(packet.ts_ns, packet.dst, packet.dport, packet.src, identifier)
     found = fields_of(attributes)
+    if code in (ACCESS_ACCEPT, DISCONNECT_ACK):
+        ends = (packet.src, packet.dst, packet.dport)
+        return Answer(packet.ts_ns, code, *ends, identifier, data[:length], found)
+    if code != ACCOUNTING_REQUEST:
+        return _request(packet, data[:length], attributes, found, secrets or {})
     status = found.pop("status", None)
     if status is None:
         raise ParseError("radius-status")
@@ -184,9 +240,50 @@ def parse(
     )
 
 
+def _request(
+    packet: Packet,
+    data: bytes,
+    attributes: list[tuple[int, bytes]],
+    found: Mapping[str, Any],
+    secrets: Mapping[bytes, bytes],
+) -> Request:
+    """A request that an `Answer` will be joined with. The NAS is the receiver of a Disconnect."""
+    code, identifier, authenticator = data[0], data[1], data[4:20]
+    if code == ACCESS_REQUEST:
+        verified = _verify_message(data, attributes, secrets.get(packet.src))
+    else:
+        verified = _verify(data, authenticator, secrets.get(packet.dst))
+    ends = (packet.src, packet.sport, packet.dst)
+    return Request(packet.ts_ns, code, *ends, identifier, authenticator, verified, found)
+
+
+def verify_answer(answer: Answer, request: Request, secret: bytes | None) -> str:
+    """Response Authenticator: MD5 over the answer with the request's authenticator in its place,
+    then the secret (RFC 2865 section 3)."""
+    if secret is None:
+        return UNVERIFIED
+    data = answer.packet
+    text = data[:4] + request.authenticator + data[20:] + secret
+    digest = hashlib.md5(text, usedforsecurity=False).digest()
+    return VERIFIED if digest == data[4:20] else BAD
+
+
+def _verify_message(data: bytes, attributes: list[tuple[int, bytes]], secret: bytes | None) -> str:
+    """Message-Authenticator of an Access-Request (RFC 3579 section 3.2), which need not have one:
+    its Request Authenticator is random, so without it there is nothing to verify."""
+    at = MIN_BYTES
+    for kind, value in attributes:
+        if kind == MESSAGE_AUTHENTICATOR and len(value) == 16 and secret is not None:
+            text = data[: at + 2] + bytes(16) + data[at + 18 :]
+            digest = hmac.digest(secret, text, "md5")
+            return VERIFIED if digest == value else BAD
+        at += len(value) + 2
+    return UNVERIFIED
+
+
 def _verify(data: bytes, authenticator: bytes, secret: bytes | None) -> str:
-    """Request authenticator of accounting: MD5 over the packet with 16 zero octets in its place,
-    then the secret (RFC 2866 section 3)."""
+    """Request authenticator of accounting and of a disconnect: MD5 over the packet with 16 zero
+    octets in its place, then the secret (RFC 2866 section 3, RFC 5176 section 2.3)."""
     if secret is None:
         return UNVERIFIED
     digest = hashlib.md5(data[:4] + bytes(16) + data[20:] + secret, usedforsecurity=False).digest()

@@ -13,9 +13,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from collector.parse.radius import Accounting, AccountingAck
 from collector.parse.sip import SipEvent
-from collector.track.sessions import BindingChange
+from collector.track.sessions import EVENTS, BindingChange, SessionEvent
 from collector.track.volume import Reading, Sample
 
 JournalEvent = tuple[str, dict[str, Any]]
@@ -25,10 +24,14 @@ MAX_SPLIT_ADDRESSES: Final = 256
 """Addresses of one "split-prefix" line: 25 KB of the 64 KiB that a line may have."""
 
 
-def control_event(event: Accounting | AccountingAck | SipEvent) -> JournalEvent:
+Control = SessionEvent | SipEvent
+"""What the control plane says, in contrast to hosts."""
+_KINDS: Final = {SipEvent: "sip"} | {kind: name for name, kind in EVENTS.items()}
+
+
+def control_event(event: Control) -> JournalEvent:
     """An event of the control plane as a line of the journal."""
-    kind = {Accounting: "accounting", AccountingAck: "ack", SipEvent: "sip"}[type(event)]
-    return kind, event.to_json()
+    return _KINDS[type(event)], event.to_json()
 
 
 def split_event(sample: Sample) -> JournalEvent:

@@ -1,8 +1,10 @@
 """Observer: routes captured frames to the parsers and gives the events they make.
 
 frame -> IP packet -> datagram (fragments put together) -> protocol, by port and by the role of the
-interface: host names, DHCP and SIP on access interfaces, RADIUS and SIP on control interfaces.
-RADIUS on an access interface is never read: a subscriber could forge the accounting of another.
+interface: host names and SIP on access interfaces, RADIUS and SIP on control interfaces, DHCP and
+PPPoE on both and on those of lines. RADIUS on an access interface is never read: a subscriber could
+forge the accounting of another. For the same reason what a DHCP server or access concentrator says
+is believed on a control interface, or where the router itself sent it.
 """
 
 from __future__ import annotations
@@ -14,23 +16,25 @@ from typing import Final, Literal
 from collector.parse import dns, ip, link, radius, sip, tls, tunnel
 from collector.parse.ip import TCP, UDP, Fragment, Packet
 from collector.parse.link import Frame
-from collector.parse.radius import Accounting, AccountingAck
 from collector.parse.reader import ParseError
 from collector.parse.sip import SipEvent
 from collector.track.followers import DnsFramer, Follower
 from collector.track.fragments import FragmentTable
 from collector.track.host_events import HostSeen, Resolution
 from collector.track.host_reader import HostReader
+from collector.track.line_reader import LineReader
 from collector.track.ports import Ports
+from collector.track.radius_pairs import RadiusPairs
+from collector.track.sessions import SessionEvent
 from collector.track.stage_counts import ignore, malformed, stage
 from collector.wire.loss import Loss
 
 __all__ = ["Event", "Observer", "ObserverConfig", "Ports", "Role"]
 
-Event = HostSeen | Resolution | Accounting | AccountingAck | SipEvent
-Role = Literal["access", "control"]
+Event = HostSeen | Resolution | SessionEvent | SipEvent
+Role = Literal["access", "control", "lines"]
 
-_STAGES: Final = ("frames", "tunnels", "packets", "dns", "radius", "sip", "dhcp")
+_STAGES: Final = ("frames", "tunnels", "packets", "dns", "radius", "sip")
 _LOSSES: Final = (
     ("fragments", "fragment-incomplete", "packets", ("visit", "call", "session", "binding")),
     ("streams", "stream-incomplete", "packets", ("visit",)),
@@ -66,7 +70,9 @@ class Observer:
         self._dns_tcp = Follower(DnsFramer)
         self._sip_tcp = Follower(sip.Framer)
         own = {name: stage("malformed") for name in _STAGES}
-        self._stages = {**own, **self._hosts.stages}
+        self._lines = LineReader()
+        self._pairs = RadiusPairs(config.secrets)
+        self._stages = {**own, **self._hosts.stages, **self._lines.stages}
         self._told: dict[str, int] = {}
         self._told_ns = 0
 
@@ -78,8 +84,8 @@ class Observer:
         fragments. packets: recorded ones were
         routed to a protocol. streams (segments of clients), initials (datagrams), dns-segments and
         sip-segments: what messages are put together from. dns, tls, http, quic, radius, sip,
-        dhcp: messages; recorded ones became an event. Malformed ones are among the ignored, which
-        are also counted by rule as "ignored.RULE". dhcp is not read yet, so all of it is ignored.
+        dhcp: messages, pppoe: frames of its control; recorded ones became an event. Malformed ones
+        are among the ignored, which are also counted by rule as "ignored.RULE".
         """
         return {
             **{name: {**counts, "open": 0} for name, counts in self._stages.items()},
@@ -106,6 +112,11 @@ class Observer:
         if roles is None:
             ignore(counts, "interface")
             return []
+        is_trusted = "control" in roles or frame.outgoing
+        steps = self._lines.pppoe(frame, is_trusted)
+        if steps is not None:
+            counts["recorded"] += 1
+            return [*steps]
         try:
             found = link.unwrap(frame.data, frame.linktype)
             packet = ip.parse(frame.ts_ns, *found) if found else None
@@ -117,7 +128,7 @@ class Observer:
             return []
         counts["recorded"] += 1
         whole = self._whole(packet, roles)
-        return [] if whole is None else self._route(whole, roles)
+        return [] if whole is None else self._route(whole, roles, is_trusted)
 
     def _whole(self, packet: Packet | Fragment, roles: frozenset[Role]) -> Packet | None:
         """The datagram of a packet, out of its tunnels; None where parts of it are to come."""
@@ -166,33 +177,32 @@ class Observer:
         self._told_ns = now_ns
         return found
 
-    def _route(self, packet: Packet, roles: frozenset[Role]) -> list[Event]:
+    def _route(self, packet: Packet, roles: frozenset[Role], is_trusted: bool) -> list[Event]:
         ports = self._ports
         sport, dport = packet.sport, packet.dport
         counts = self._stages["packets"]
         counts["seen"] += 1
         counts["recorded"] += 1
         access = "access" in roles
+        signals = access or "control" in roles
         # Servers' ports come before those of SIP, which a client may have picked for itself.
         if packet.proto == UDP:
             if access and sport in ports.dns:
                 return self._dns(packet, packet.payload)
             if access and dport in ports.quic:
                 return [*self._hosts.quic(packet)]
-            if access and dport in ports.dhcp:
-                self._stages["dhcp"]["seen"] += 1
-                ignore(self._stages["dhcp"], "unread")
-                return []
+            if dport in ports.dhcp:
+                return [*self._lines.dhcp(packet, is_trusted)]
             if "control" in roles and (sport in ports.radius or dport in ports.radius):
                 return self._radius(packet)
-            if sport in ports.sip or dport in ports.sip:
+            if signals and (sport in ports.sip or dport in ports.sip):
                 return self._sip(packet, packet.payload)
         elif packet.proto == TCP:
             if access and (dport in ports.tls or dport in ports.http):
                 return [*self._hosts.stream(packet)]
             if access and sport in ports.dns:
                 return self._dns_segment(packet)
-            if sport in ports.sip or dport in ports.sip:
+            if signals and (sport in ports.sip or dport in ports.sip):
                 return self._sip_segment(packet)
             if access and ports.tls and tls.looks_like_client_hello(packet.payload):
                 return [*self._hosts.elsewhere(packet)]
@@ -264,8 +274,13 @@ class Observer:
         except ParseError:
             malformed(counts)
             return []
-        if event is None:
+        if isinstance(event, radius.Request):
+            self._pairs.ask(event)
+            ignore(counts, "request")
+            return []
+        whole = self._pairs.answer(event) if isinstance(event, radius.Answer) else event
+        if whole is None:
             ignore(counts, "other-code")
             return []
         counts["recorded"] += 1
-        return [event]
+        return [whole]

@@ -20,7 +20,7 @@ class Ports:
     tls: tuple[int, ...] = (443,)
     http: tuple[int, ...] = (80,)
     quic: tuple[int, ...] = (443,)
-    radius: tuple[int, ...] = (1812, 1813)
+    radius: tuple[int, ...] = (1812, 1813, 3799)
     sip: tuple[int, ...] = (5060,)
     dhcp: tuple[int, ...] = (67, 68, 546, 547)
     vxlan: tuple[int, ...] = ()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from collector.parse.radius import Accounting
+from collector.parse.radius import Access, Accounting
 from collector.track.session_state import (
+    ACCOUNTING,
     Binding,
     Key,
     Prefix,
@@ -32,7 +34,22 @@ class BindingChange:
     kind: str
 
 
-def held_by(event: Accounting) -> dict[str, tuple[Prefix, ...]]:
+Held = Mapping[str, tuple[Prefix, ...]]
+"""Addresses and prefixes held, by kind."""
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """How something held was said: when it was heard, by whom, as the begin of a session or not,
+    and whether its authenticator was bad."""
+
+    ts_ns: int
+    source: str = ACCOUNTING
+    is_stated: bool = False
+    is_forged: bool = False
+
+
+def held_by(event: Accounting | Access) -> dict[str, tuple[Prefix, ...]]:
     """Addresses an event names, by kind; a kind it does not mention is absent."""
     said: dict[str, tuple[Prefix, ...]] = {
         "framed6": event.framed_prefixes,
@@ -81,13 +98,20 @@ class BindingTable:
         session.bindings = kept
 
     def open(
-        self, session: Session, kind: str, prefix: Prefix, start: int, certainty: str, at: int
+        self,
+        session: Session,
+        kind: str,
+        prefix: Prefix,
+        start: int,
+        certainty: str,
+        source: str,
+        at: int,
     ) -> None:
         """A binding from `start` on, or from where another session last held the prefix."""
         last = self._released.get(prefix)
         if last is not None and last[0] != session.session_id:
             start = max(start, last[1])
-        binding = Binding(kind, *prefix, start, start, certainty)
+        binding = Binding(kind, *prefix, start, start, certainty, source)
         session.bindings = [*session.bindings, binding]
         self._hold(session, binding, at)
         while (midnight := next_midnight(binding.slice_ns)) <= session.slice_ns:

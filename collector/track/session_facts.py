@@ -6,7 +6,7 @@ import hashlib
 from typing import Any, Final
 
 from collector.parse import radius
-from collector.parse.radius import Accounting
+from collector.parse.radius import Access, Accounting, Disconnect
 from collector.track.nastime import SECOND_NS
 from collector.track.session_nas import MIN_INTERVAL_NS
 from collector.track.session_state import Session
@@ -15,10 +15,13 @@ from collector.wire.records import SESSION_COUNTERS_DISAGREE
 SAME_NS: Final = 2 * SECOND_NS
 """Two reports this close with the same content are one event: a resend's time is known to a second
 (Acct-Delay-Time) on either side."""
+_SEPARATORS: Final = str.maketrans("", "", ":-. ")
 _WORST: Final = {radius.VERIFIED: 0, radius.UNVERIFIED: 1, radius.BAD: 2, "": -1}
 
 
-def describe(session: Session, event: Accounting, subscriber_from: tuple[str, ...]) -> None:
+def describe(
+    session: Session, event: Accounting | Access, subscriber_from: tuple[str, ...]
+) -> None:
     """Takes over what the event says; a missing attribute changes nothing."""
     user, _, realm = event.user_name.rpartition("@")
     if not user:
@@ -26,8 +29,8 @@ def describe(session: Session, event: Accounting, subscriber_from: tuple[str, ..
     session.user_name = user or session.user_name
     session.realm = realm or session.realm
     session.cui = event.cui or session.cui
-    line = event.nas_port_id or ("" if event.nas_port is None else str(event.nas_port))
-    session.line = line or session.line
+    session.line = line_of(event) or session.line
+    session.mac = mac_of(event.calling) or session.mac
     if not session.subscriber:
         sources = {
             "cui": event.cui,
@@ -44,6 +47,18 @@ def describe(session: Session, event: Accounting, subscriber_from: tuple[str, ..
         session.timeout_ns = event.timeout_s * SECOND_NS
     if event.interim_s:
         session.interval_ns = max(MIN_INTERVAL_NS, event.interim_s * SECOND_NS)
+
+
+def line_of(event: Accounting | Access | Disconnect) -> str:
+    """NAS-Port-Id, else NAS-Port, else nothing."""
+    return event.nas_port_id or ("" if event.nas_port is None else str(event.nas_port))
+
+
+def mac_of(text: str) -> str:
+    """The hardware address that a Calling-Station-Id is (RFC 3580 section 3.20), however it is
+    written, as twelve hex digits; empty where it is something else."""
+    digits = text.translate(_SEPARATORS).lower()
+    return digits if len(digits) == 12 and not digits.strip("0123456789abcdef") else ""
 
 
 def directions(event: Accounting, swapped: bool) -> tuple[int | None, int | None]:

@@ -6,7 +6,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from collector.parse.radius import Accounting
+from collector.parse.radius import Access, Accounting, Disconnect
 from collector.track.nastime import SECOND_NS, NasClock
 from collector.wire.addr import unpack
 
@@ -80,6 +80,6 @@ class NasTable:
         )
 
 
-def nas_name(event: Accounting) -> str:
+def nas_name(event: Accounting | Access | Disconnect) -> str:
     """NAS-Identifier, else the NAS's stated address, else where the packet came from."""
     return event.nas_identifier or unpack(event.nas_address or event.client)

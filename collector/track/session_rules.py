@@ -1,7 +1,8 @@
-"""What an accounting event does to the session it names, by its status and what is known.
+"""What a RADIUS event does to the session it names, by its status and what is known.
 
-Driven by `SessionRules.apply` for Start, Interim and Stop, as `RULES` says, and by `reboot` for the
-Accounting-On and -Off of a NAS. Each turns an event into changes of the `SessionTable` and rows.
+Driven by `SessionRules.apply` for Start, Interim and Stop, as `RULES` says, by `reboot` for the
+Accounting-On and -Off of a NAS, and by `granted` and `disconnected`. Each turns an event into
+changes of the `SessionTable` and rows.
 """
 
 from __future__ import annotations
@@ -9,17 +10,21 @@ from __future__ import annotations
 from typing import Final
 
 from collector.parse import radius
-from collector.parse.radius import Accounting
+from collector.parse.radius import Access, Accounting, Disconnect
 from collector.track.losses import Losses
 from collector.track.nastime import SECOND_NS
+from collector.track.session_bindings import Said, held_by
 from collector.track.session_config import SessionsConfig
-from collector.track.session_facts import SAME_NS, add_octets, describe, directions
+from collector.track.session_facts import SAME_NS, add_octets, describe, directions, line_of
+from collector.track.session_grants import Grants
+from collector.track.session_index import port_key
 from collector.track.session_nas import Nas
-from collector.track.session_state import DERIVED, STATED, Key, Session, slice_of
+from collector.track.session_state import ACCOUNTING, DERIVED, STATED, Key, Session, slice_of
 from collector.track.session_table import Known, SessionTable
 from collector.track.versions import Versions
 from collector.wire.records import SESSION_COUNTERS_DISAGREE, record_id
 
+ACCEPT: Final = "accept"
 RULES: Final[dict[tuple[int, Known], str]] = {
     (radius.START, Known.NONE): "_begin",
     (radius.START, Known.OPEN): "_start_again",
@@ -49,12 +54,14 @@ class SessionRules:
         out: Versions,
         counts: dict[str, int],
         losses: Losses,
+        grants: Grants,
     ) -> None:
         self._config = config
         self._table = table
         self._out = out
         self._counts = counts
         self._losses = losses
+        self._grants = grants
 
     def apply(
         self, event: Accounting, at: int, key: Key, known: Known, session: Session | None
@@ -81,6 +88,40 @@ class SessionRules:
             nas.quiet = True
             self._counts["reboots"] += 1
         return True
+
+    def granted(self, name: str, event: Access) -> bool:
+        """An Access-Accept: of an open session it is a re-authorisation, else of one to come."""
+        if event.verified == radius.BAD:
+            return self.ignore("bad")
+        session = self._meant(name, event)
+        if session is None:
+            self._grants.put(name, event)
+            self._counts["granted"] += 1
+            return True
+        describe(session, event, self._config.subscriber_from)
+        self._table.prove(session, max(session.proof_ns, event.ts_ns))
+        self._table.bind(session, held_by(event), session.proof_ns, Said(event.ts_ns, ACCEPT))
+        self._table.arm(session)
+        return True
+
+    def disconnected(self, name: str, event: Disconnect) -> bool:
+        """A Disconnect-ACK: the session is over; its Stop, which should follow, says how."""
+        if event.verified == radius.BAD:
+            return self.ignore("bad")
+        session = self._meant(name, event)
+        if session is None:
+            return self.ignore("orphan_disconnects")
+        session.ending_ns = max(event.ts_ns, session.proof_ns + 1)
+        self._table.arm(session)
+        return True
+
+    def _meant(self, name: str, event: Access | Disconnect) -> Session | None:
+        """The open session that a packet names: by its id, else by port and MAC."""
+        nas = self._table.nas[name]
+        if event.session_id:
+            known, session = self._table.known((name, nas.epoch, event.session_id))
+            return session if known is Known.OPEN else None
+        return self._table.on_port(name, line_of(event), event.calling)
 
     def ignore(self, why: str) -> bool:
         """Counts the reason and says that nothing changed."""
@@ -110,12 +151,19 @@ class SessionRules:
         if not stated:
             self._counts["derived"] += 1
         self._table.put(session)
+        granted = self._grants.take(key[0], event)
+        if granted is not None:
+            describe(session, granted, self._config.subscriber_from)
         describe(session, event, self._config.subscriber_from)
         self._count(session, event, at)
-        self._table.claim_port(session, event, at)
+        if event.verified != radius.BAD:
+            session.port_key = port_key(session.nas, session.line, event.calling)
+        self._table.claim(session, at, event.ts_ns)
         session.write_open(self._out, event.ts_ns)
         session.roll(self._out, at)
-        self._table.bind(session, event, start)
+        self._bind(session, event, start)
+        if granted is not None:
+            self._grant(session, granted, start, said_as=event)
         if event.status == radius.STOP:
             session.terminate_cause = _cause(event)
             self._table.end(session, at, at, STATED, event.ts_ns)
@@ -157,9 +205,21 @@ class SessionRules:
         describe(session, event, self._config.subscriber_from)
         session.roll(self._out, at)
         session.write_open(self._out, event.ts_ns)
-        self._table.bind(session, event, at)
+        self._bind(session, event, at)
         self._table.arm(session)
         return True
+
+    def _bind(self, session: Session, event: Accounting, at: int) -> None:
+        is_stated, is_bad = event.status == radius.START, event.verified == radius.BAD
+        said = Said(event.ts_ns, ACCOUNTING, is_stated, is_bad)
+        self._table.bind(session, held_by(event), at, said)
+
+    def _grant(self, session: Session, granted: Access, at: int, said_as: Accounting) -> None:
+        """Binds what the Access-Accept gave and the accounting event that follows does not name."""
+        named = held_by(said_as)
+        held = {kind: each for kind, each in held_by(granted).items() if kind not in named}
+        said = Said(said_as.ts_ns, ACCEPT, said_as.status == radius.START)
+        self._table.bind(session, held, at, said)
 
     def _count(self, session: Session, event: Accounting, at: int) -> None:
         swapped = session.nas in self._config.swap_octets
@@ -181,7 +241,7 @@ class SessionRules:
         describe(session, event, self._config.subscriber_from)
         session.roll(self._out, end - 1)
         if not session.bindings:
-            self._table.bind(session, event, session.start_ns)
+            self._bind(session, event, session.start_ns)
         self._table.end(session, end, end, STATED, event.ts_ns)
         return True
 

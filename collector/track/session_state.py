@@ -18,6 +18,9 @@ DERIVED: Final = "derived"
 CERTAIN: Final = "certain"
 BOUNDED: Final = "bounded"
 
+ACCOUNTING: Final = "accounting"
+"""What a session or binding is known from: accounting, accept, dhcp, dhcpv6, dhcpv6-pd or pppoe."""
+
 Key = tuple[str, int, str]
 """NAS, its boot epoch, Acct-Session-Id."""
 Prefix = tuple[bytes, int]
@@ -57,6 +60,7 @@ class Binding:
     from_ns: int
     slice_ns: int
     certainty: str
+    source: str = ACCOUNTING
 
     @property
     def prefix(self) -> Prefix:
@@ -91,6 +95,13 @@ class Session:
     flags: int = 0
     timeout_ns: int = 0
     interval_ns: int = 0
+    origin: str = ACCOUNTING
+    mac: str = ""
+    """Hardware address of the line's equipment as twelve hex digits; empty where unknown."""
+    lease_ns: int = 0
+    """When the last lease granted runs out; 0 where the session is none."""
+    ending_ns: int = 0
+    """When the NAS was seen to end it on command; 0 where it was not, or lived on."""
     end_ns: int = 0
     end_max_ns: int = 0
     end_reason: str = ""
@@ -176,7 +187,7 @@ class Session:
             "valid_from_ns": from_ns,
             "valid_to_ns": to_ns,
             "certainty": binding.certainty,
-            "source": "accounting",
+            "source": binding.source,
         }
         out.add("binding", row, at_ns)
 
@@ -204,7 +215,7 @@ class Session:
         out["session_id"] = self.session_id.hex()
         out["row_id"] = self.row_id.hex()
         out["bindings"] = [
-            [b.kind, b.address.hex(), b.prefix_len, b.from_ns, b.slice_ns, b.certainty]
+            [b.kind, b.address.hex(), b.prefix_len, b.from_ns, b.slice_ns, b.certainty, b.source]
             for b in self.bindings
         ]
         return out

@@ -12,14 +12,14 @@ from collections.abc import Iterator
 from enum import Enum
 from typing import Any, Final
 
-from collector.parse import radius
-from collector.parse.radius import Accounting
 from collector.track.losses import Losses
 from collector.track.nastime import SECOND_NS
-from collector.track.session_bindings import BindingTable, held_by
+from collector.track.session_bindings import BindingTable, Held, Said
 from collector.track.session_config import SessionsConfig
+from collector.track.session_index import SessionIndex
 from collector.track.session_nas import NasTable
 from collector.track.session_state import (
+    ACCOUNTING,
     BOUNDED,
     CERTAIN,
     STATED,
@@ -36,6 +36,13 @@ STALE_FACTOR_HALVES: Final = 5
 """A session is stale after 2.5 interim intervals: two lost in a row and half of jitter."""
 STOP_GRACE_NS: Final = 60 * SECOND_NS
 """Past a Session-Timeout, for the Stop that it causes to arrive."""
+
+
+BEGIN_NS: Final = 120 * SECOND_NS
+"""A lease is given just before the session that it is part of is accounted for: seconds with
+IPoE, within which a DHCP client repeats itself (RFC 2131 section 4.1: up to 64 s)."""
+
+_NOBODY: Final = ("", 0, "")
 
 
 class Known(Enum):
@@ -61,7 +68,7 @@ class SessionTable:
         self.bindings = BindingTable(out, config.ipv6_prefix_len, config.max_ended)
         self._open: OrderedDict[Key, Session] = OrderedDict()
         self._ended: OrderedDict[Key, Session] = OrderedDict()
-        self._ports: dict[str, Key] = {}
+        self._index = SessionIndex()
         self._timers: list[tuple[int, Key]] = []
         self._restart_ns = 0
         self._unmarked = False
@@ -114,26 +121,34 @@ class SessionTable:
         session.proof_ns = at
         self._open.move_to_end(session.key)
 
-    def claim_port(self, session: Session, event: Accounting, at: int) -> None:
-        """A new session on the same port and MAC ends the one before it."""
-        if not session.line or not event.calling or event.verified == radius.BAD:
-            return
-        session.port_key = f"{session.nas}\0{session.line}\0{event.calling}"
-        before = self._open.get(self._ports.get(session.port_key, ("", 0, "")))
-        if before is not None and before is not session and before.proof_ns <= at:
-            self.infer(before, at, "port-reused", event.ts_ns)
-        self._ports[session.port_key] = session.key
+    def on_port(self, nas: str, line: str, calling: str) -> Session | None:
+        """The open session of a port and MAC."""
+        return self._open.get(self._index.on_port(nas, line, calling) or _NOBODY)
 
-    def bind(self, session: Session, event: Accounting, at: int) -> None:
-        """Compares what the event says is held with what was; each kind of address for itself."""
-        for kind, prefixes in held_by(event).items():
-            self.bindings.drop_others(session, kind, prefixes, at, event.ts_ns)
+    def holder(self, prefix: Prefix) -> Session | None:
+        """The open session that holds a prefix now."""
+        return self._open.get(self.bindings.holder(prefix) or _NOBODY)
+
+    def on_line(self, origin: str, *names: str) -> Session | None:
+        """The open session of that origin by MAC or line: the first of `names` that one has."""
+        return self._open.get(self._index.on_line(origin, names) or _NOBODY)
+
+    def claim(self, session: Session, at: int, ts_ns: int) -> None:
+        """Lets a session be found by its names; on its port and MAC it ends the one before it."""
+        before = self._open.get(self._index.claim(session) or _NOBODY)
+        if before is not None and before.proof_ns <= at:
+            self.infer(before, at, "port-reused", ts_ns)
+
+    def bind(self, session: Session, held: Held, at: int, said: Said) -> None:
+        """Compares what is said to be held with what was; each kind of address for itself."""
+        for kind, prefixes in held.items():
+            self.bindings.drop_others(session, kind, prefixes, at, said.ts_ns)
             for prefix in prefixes:
                 if all(b.prefix != prefix for b in session.bindings):
-                    self._open_binding(session, event, kind, prefix, at)
+                    self._open_binding(session, kind, prefix, at, said)
 
     def _open_binding(
-        self, session: Session, event: Accounting, kind: str, prefix: Prefix, at: int
+        self, session: Session, kind: str, prefix: Prefix, at: int, said: Said
     ) -> None:
         """Opens a binding; whoever held the prefix until now lost it without saying so."""
         address, length = prefix
@@ -142,38 +157,65 @@ class SessionTable:
             return
         proven = session.proof_ns
         key = self.bindings.holder(prefix)
-        if key is not None:
-            holder = self._open[key]
-            theirs = next(b for b in holder.bindings if b.prefix == prefix)
-            if event.verified == radius.BAD or proven < max(theirs.from_ns, holder.proof_ns):
-                self._counts["held_elsewhere"] += 1
-                return
-            self.infer(holder, proven, "address-reused", event.ts_ns)
-        certainty = CERTAIN if at == proven or event.status == radius.START else BOUNDED
-        self.bindings.open(session, kind, prefix, at, certainty, event.ts_ns)
+        if key is not None and not self._give_way(self._open[key], session, prefix, said):
+            self._counts["held_elsewhere"] += 1
+            return
+        certainty = CERTAIN if at == proven or said.is_stated else BOUNDED
+        self.bindings.open(session, kind, prefix, at, certainty, said.source, said.ts_ns)
+
+    def _give_way(self, holder: Session, session: Session, prefix: Prefix, said: Said) -> bool:
+        """Ends the holder of a prefix for a session that has it now; False where the holder stays.
+
+        Accounting knows of more than leases do, so beside it a lease of the same address says
+        nothing new, and a lease that was followed at once by a session was the session's begin.
+        """
+        proven = session.proof_ns
+        theirs = next(b for b in holder.bindings if b.prefix == prefix)
+        if said.is_forged or proven < max(theirs.from_ns, holder.proof_ns):
+            return False
+        if holder.origin != ACCOUNTING and session.origin == ACCOUNTING:
+            is_begin = proven - holder.start_ns <= BEGIN_NS
+            self.supersede(holder, holder.start_ns if is_begin else proven, said.ts_ns)
+        elif holder.origin == ACCOUNTING and session.origin != ACCOUNTING:
+            return False
+        else:
+            self.infer(holder, proven, "address-reused", said.ts_ns)
+        return True
 
     # Ends
 
+    def supersede(self, session: Session, end: int, at: int) -> None:
+        """Ends a lease that an accounted session took the place of, at its start as if it had never
+        been where the two began together."""
+        self.end(session, end, end, "inferred:superseded", at)
+
     def infer(self, session: Session, end_max: int, why: str, at: int) -> None:
-        """Ends a session that did not say so: it lasted at least until its last proof of life."""
+        """Ends a session that did not say so: it lasted at least until its last proof of life.
+
+        What a lease granted stays its holder's until the lease or `end_max` ends it.
+        """
         for binding in session.bindings:
             binding.certainty = BOUNDED
         self._counts["inferred_ends"] += 1
-        self.end(session, session.proof_ns, end_max, "inferred:" + why, at)
+        proof = session.proof_ns
+        held = max(proof, min(session.lease_ns, end_max or at)) if session.lease_ns else proof
+        self.end(session, proof, end_max, "inferred:" + why, at, held)
 
-    def end(self, session: Session, end: int, end_max: int, reason: str, at: int) -> None:
-        """Ends a session between `end` and `end_max` (0: unknown); it became known at `at`."""
+    def end(
+        self, session: Session, end: int, end_max: int, reason: str, at: int, held: int = 0
+    ) -> None:
+        """Ends a session between `end` and `end_max` (0: unknown), and its bindings at `held` where
+        that is given, else at `end`; it became known at `at`."""
         session.end_ns, session.end_max_ns = end, max(end, end_max) if end_max else 0
         session.end_reason = reason
         for binding in session.bindings:
-            self.bindings.close(session, binding, end, at)
+            self.bindings.close(session, binding, held or end, at)
         session.write_closed(self._out, at)
         key = session.key
         session.timer_ns = 0
         self._open.pop(key, None)
         self.nas[session.nas].open.pop(key, None)
-        if self._ports.get(session.port_key) == key:
-            del self._ports[session.port_key]
+        self._index.release(session)
         self._ended[key] = session
         if len(self._ended) > self._config.max_ended:
             self._ended.popitem(last=False)
@@ -191,9 +233,9 @@ class SessionTable:
     def arm(self, session: Session) -> None:
         """Sets the timer to the next midnight or to when silence will count as the end."""
         due = next_midnight(session.slice_ns)
-        stale, _ = self._stale_ns(session)
-        if stale:
-            due = min(due, stale)
+        silent, _, _ = self._silence(session)
+        if silent:
+            due = min(due, silent)
         if not session.timer_ns or due < session.timer_ns:
             session.timer_ns = due
             heapq.heappush(self._timers, (due, session.key))
@@ -206,31 +248,36 @@ class SessionTable:
             if session is None or session.timer_ns != due:
                 continue
             session.timer_ns = 0
-            stale, why = self._stale_ns(session)
-            if stale and stale <= due:
-                end_max = stale
-                if why == "session-timeout":
-                    end_max = max(session.start_ns + session.timeout_ns, session.proof_ns)
+            silent, end_max, why = self._silence(session)
+            if silent and silent <= due:
                 self.infer(session, end_max, why, due)
             else:
                 session.roll(self._out, due)
                 self.arm(session)
         self._mark(now_ns)
 
-    def _stale_ns(self, session: Session) -> tuple[int, str]:
-        """When a silent session counts as ended, and why; 0 where nothing says so."""
+    def _silence(self, session: Session) -> tuple[int, int, str]:
+        """When a silent session counts as ended, its latest end, and why; 0 where nothing says so.
+
+        The first of several reasons counts.
+        """
+        if session.lease_ns:
+            return session.lease_ns, session.lease_ns, "lease-expired"
         interval = session.interval_ns or self._config.interim_interval_s * SECOND_NS
         interval = interval or self.nas[session.nas].learned_ns
         # While no collector ran, silence meant nothing.
         heard = max(session.proof_ns, self._restart_ns)
-        due, why = 0, ""
-        if interval:
-            due, why = heard + interval * STALE_FACTOR_HALVES // 2, "stale"
+        found = []
+        if interval and session.origin == ACCOUNTING:
+            stale = heard + interval * STALE_FACTOR_HALVES // 2
+            found.append((stale, stale, "stale"))
         if session.timeout_ns:
-            limit = max(session.start_ns + session.timeout_ns, heard) + STOP_GRACE_NS
-            if not due or limit < due:
-                due, why = limit, "session-timeout"
-        return due, why
+            limit = session.start_ns + session.timeout_ns
+            due = max(limit, heard) + STOP_GRACE_NS
+            found.append((due, max(limit, session.proof_ns), "session-timeout"))
+        if session.ending_ns > session.proof_ns:
+            found.append((session.ending_ns + STOP_GRACE_NS, session.ending_ns, "disconnect-ack"))
+        return min(found, default=(0, 0, ""))
 
     # Restart
 
@@ -256,11 +303,10 @@ class SessionTable:
         self._ended = OrderedDict(_keyed(state["ended"]))
         self._open = OrderedDict(_keyed(state["open"]))
         self.bindings.restore(state["released"], list(self._open.values()))
+        self._index.restore(self._open)
         self._restart_ns, self._unmarked = now_ns, True
         for key, session in self._open.items():
             self.nas[key[0]].open[key] = None
-            if session.port_key:
-                self._ports[session.port_key] = key
             self.arm(session)
 
 

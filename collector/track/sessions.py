@@ -1,21 +1,27 @@
-"""Access sessions: turns accounting events into session rows, binding rows and binding changes.
+"""Access sessions: turns RADIUS, DHCP and PPPoE into session rows, binding rows and their changes.
 
-Driven by `apply` (one event of `collector.parse.radius`), `tick` (time passed without one) and
+Driven by `apply` (one event of `EVENTS`), `tick` (time passed without one) and
 `take` (a window closes). Timers run on the capture time of events, so a replay gives the same rows.
 Here an event is told from its resends, timed, and given to the session it names: what it does there
-is in `session_rules`, what the session then goes through by itself in `session_table`.
+is in `session_rules`, `lease_rules` and `pppoe_rules`, what it then goes through by itself in
+`session_table`.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from collector.parse import radius
-from collector.parse.radius import Accounting, AccountingAck
+from collector.parse.lease import Lease
+from collector.parse.pppoe import Ppp
+from collector.parse.radius import Access, Accounting, AccountingAck, Disconnect
+from collector.track.lease_rules import DHCP, DHCPV6, LeaseRules
 from collector.track.losses import Losses
+from collector.track.pppoe_rules import PppoeRules
 from collector.track.session_bindings import BindingChange
 from collector.track.session_config import SessionsConfig
 from collector.track.session_facts import fingerprint, same
+from collector.track.session_grants import Grants
 from collector.track.session_nas import nas_name
 from collector.track.session_requests import Requests
 from collector.track.session_rules import SessionRules
@@ -26,6 +32,18 @@ from collector.wire.loss import Loss
 __all__ = ["BindingChange", "Sessions", "SessionsConfig"]
 
 
+SessionEvent = Accounting | AccountingAck | Access | Disconnect | Lease | Ppp
+EVENTS: Final[dict[str, type[SessionEvent]]] = {
+    "accounting": Accounting,
+    "ack": AccountingAck,
+    "access": Access,
+    "disconnect": Disconnect,
+    "lease": Lease,
+    "ppp": Ppp,
+}
+"""Events by their name in the journal."""
+
+
 class Sessions:
     """The session tracker. `counts`: seen = recorded + ignored + lost, the rest explain them."""
 
@@ -33,6 +51,7 @@ class Sessions:
         self.config = config or SessionsConfig()
         self.counts: dict[str, int] = dict.fromkeys(
             ("seen", "recorded", "ignored", "lost", "retransmissions", "duplicates", "bad")
+            + ("granted", "orphan_disconnects", "leases", "held_by_accounting")
             + ("late", "orphan_acks", "acked", "derived", "inferred_ends", "revived", "reboots")
             + ("held_elsewhere", "wide_prefixes", "duration_disagree", "counter_resets", "evicted"),
             0,
@@ -41,16 +60,31 @@ class Sessions:
         self._losses = Losses(("session", "binding"), self.config.max_losses)
         self._requests = Requests(self.config.max_requests, self.config.request_ns)
         self._table = SessionTable(self.config, self._out, self.counts, self._losses)
-        self._rules = SessionRules(self.config, self._table, self._out, self.counts, self._losses)
+        self._grants = Grants(self.config.max_requests)
+        self._rules = SessionRules(
+            self.config, self._table, self._out, self.counts, self._losses, self._grants
+        )
+        self._leases = LeaseRules(self._table, self._out, self.counts)
+        self._ppp = PppoeRules(self._table, self._out, self.counts, self.config.subscriber_from)
 
-    def apply(self, event: Accounting | AccountingAck, now_ns: int) -> list[BindingChange]:
+    def apply(self, event: SessionEvent, now_ns: int) -> list[BindingChange]:
         """Takes one event; returns the bindings that changed, in order.
 
         All rules use the event's own time, so that a replay at another `now_ns` is the same.
         """
         self._table.advance(event.ts_ns)
         self.counts["seen"] += 1
-        done = self._ack(event) if isinstance(event, AccountingAck) else self._account(event)
+        match event:
+            case Accounting():
+                done = self._account(event)
+            case AccountingAck():
+                done = self._ack(event)
+            case Access() | Disconnect():
+                done = self._exchanged(event)
+            case Lease():
+                done = self._leased(event)
+            case Ppp():
+                done = self._ppp.apply(event)
         self.counts["lost" if done is None else "recorded" if done else "ignored"] += 1
         return self._table.bindings.drain()
 
@@ -82,6 +116,22 @@ class Sessions:
         self._out.amend(session.row_id, "acked", 1)
         self.counts["acked"] += 1
         return True
+
+    def _exchanged(self, event: Access | Disconnect) -> bool | None:
+        """What a NAS was told by its server."""
+        name = nas_name(event)
+        if self._table.nas.obtain(name) is None:
+            self._losses.add(event.ts_ns, event.ts_ns + 1, "nas-table-full")
+            return None
+        if isinstance(event, Access):
+            return self._rules.granted(name, event)
+        return self._rules.disconnected(name, event)
+
+    def _leased(self, event: Lease) -> bool | None:
+        """DHCP has no NAS to reboot, so all leases of a family are under one name."""
+        if self._table.nas.obtain(DHCP if event.family == 4 else DHCPV6) is None:
+            return None
+        return self._leases.apply(event)
 
     def _account(self, event: Accounting) -> bool | None:
         """Deduplicates and dispatches a request; None where it was lost to a full table."""
@@ -128,6 +178,7 @@ class Sessions:
             "version": 1,
             **self._table.snapshot(),
             **self._requests.snapshot(),
+            "grants": self._grants.snapshot(),
             "rows": self._out.snapshot(),
             "counts": dict(self.counts),
         }
@@ -144,3 +195,4 @@ class Sessions:
         self.counts.update(snapshot["counts"])
         self._table.restore(snapshot, now_ns)
         self._requests.restore(snapshot)
+        self._grants.restore(snapshot["grants"])

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from collector.parse.radius import Accounting, AccountingAck
 from collector.parse.sip import SipEvent
 from collector.track.calls import Calls, CallsConfig
 from collector.track.flows import FlowConfig, Flows, Rows
@@ -19,7 +18,7 @@ from collector.track.journal_events import reading_of, sample_of
 from collector.track.links import Links, LinksConfig
 from collector.track.safeguard.domain import Blocked, SafeguardConfig
 from collector.track.safeguard.tracker import Randomness, SafeGuard
-from collector.track.sessions import BindingChange, Sessions, SessionsConfig
+from collector.track.sessions import EVENTS, BindingChange, Sessions, SessionsConfig
 from collector.track.volume import Volume, VolumeConfig
 from collector.wire.columns import Columns
 from collector.wire.loss import Loss
@@ -49,6 +48,7 @@ class TrackersConfig:
     trusted: tuple[tuple[bytes, int], ...] = ()
     subscriber_from: tuple[str, ...] = ("cui", "user_name")
     interim_s: int = 0
+    swap_octets: frozenset[str] = frozenset()
     resolver_ports: tuple[int, ...] = (53,)
     max_sessions: int = 262_144
     max_calls: int = 65_536
@@ -91,10 +91,8 @@ class Trackers:
         Raises KeyError, TypeError or ValueError for what no version of this code wrote.
         """
         match kind:
-            case "accounting":
-                return self.sessions.apply(Accounting.from_json(payload), now_ns)
-            case "ack":
-                return self.sessions.apply(AccountingAck.from_json(payload), now_ns)
+            case name if name in EVENTS:
+                return self.sessions.apply(EVENTS[name].from_json(payload), now_ns)
             case "sip":
                 self.calls.apply(SipEvent.from_json(payload), now_ns)
             case "split":
@@ -210,6 +208,7 @@ class Trackers:
                 subscriber_from=config.subscriber_from,
                 ipv6_prefix_len=config.ipv6_prefix_len,
                 interim_interval_s=config.interim_s,
+                swap_octets=config.swap_octets,
                 max_sessions=config.max_sessions,
             )
         )

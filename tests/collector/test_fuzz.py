@@ -12,9 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from collector.parse.link import LINK_ETHERNET, LINK_RAW, Frame
-from collector.parse.radius import Accounting, AccountingAck
-from collector.parse.sip import SipEvent
-from collector.track.journal_events import control_event
+from collector.track.journal_events import Control, control_event
 from collector.track.observer import Observer, ObserverConfig
 from collector.track.trackers import Trackers, TrackersConfig
 from collector.window import Window
@@ -117,7 +115,7 @@ class Pipeline:
     def frame(self, frame: Frame) -> None:
         for event in self.observer.frame(frame):
             self.events += 1
-            if isinstance(event, Accounting | AccountingAck | SipEvent):
+            if isinstance(event, Control):
                 kind, payload = json.loads(json.dumps(control_event(event), allow_nan=False))
                 self.trackers.apply(kind, payload, frame.ts_ns)
             else:

@@ -180,7 +180,7 @@ def test_radius_is_verified_and_answers_are_events() -> None:
     access = udp(struct.pack(">BBH", 1, 9, 20) + bytes(16), 40000, 1812)
     assert give(watcher, access, udp(b"\x04", 40000, 1813), interface=CONTROL) == []
     counts = watcher.counts["radius"]
-    assert (counts["ignored.other-code"], counts["malformed"]) == (1, 1)
+    assert (counts["ignored.request"], counts["malformed"]) == (1, 1)
     assert "secret" not in repr(ObserverConfig({}, secrets={b"": SECRET}))
 
 
@@ -334,7 +334,7 @@ def test_what_is_not_read_is_counted_by_rule() -> None:
     assert counts["frames"]["malformed"] == 2
     assert counts["packets"]["ignored.no-route"] == 1
     assert (counts["dns"]["ignored.no-answer"], counts["dns"]["malformed"]) == (1, 1)
-    assert counts["dhcp"]["ignored.unread"] == 1
+    assert counts["dhcp"]["ignored.no-lease"] == 1
     assert counts["sip"]["ignored.not-sip"] == 1
     assert counts["tls"]["malformed"] == 1
 
