@@ -17,6 +17,7 @@ from collector import config as configuration
 
 if TYPE_CHECKING:
     from collector.replay import ReplayConfig
+    from collector.track.ports import Ports
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -189,9 +190,7 @@ def replay(
     from collector.replay import EVERYTHING, ReplayConfig, prefix_of
 
     try:
-        ports = _ports_of(
-            *(dns_ports, tls_ports, http_ports, quic_ports, radius_ports, sip_ports)
-        )
+        ports = _ports_of(*(dns_ports, tls_ports, http_ports, quic_ports, radius_ports, sip_ports))
         prefixes = tuple(map(prefix_of, access)) if access else EVERYTHING
         known = read_lines(lines) if lines else {}
     except ValueError as error:
