@@ -166,6 +166,19 @@ class Holds:
 
 
 @dataclass(config=STRICT)
+class Safeguard:
+    """The privacy ledger: every so many seconds its new rows become leaves of the audit log.
+
+    budget_micro: millionths of ε that a household-day may cost, which the log's readers compare
+    with what it did cost. day_s: length of the household-day; another than a day's is for tests.
+    """
+
+    budget_micro: Annotated[int, Field(ge=1, le=100_000_000)] = 1_000_000
+    day_s: Annotated[int, Field(ge=1, le=DAY_S)] = DAY_S
+    every_s: Annotated[float, Field(ge=0.05, le=DAY_S)] = 300.0
+
+
+@dataclass(config=STRICT)
 class Metrics:
     """Where Prometheus scrapes."""
 
@@ -192,6 +205,7 @@ class Config:
     clock: Clock = field(default_factory=Clock)
     verify: Verify = field(default_factory=Verify)
     holds: Holds = field(default_factory=Holds)
+    safeguard: Safeguard = field(default_factory=Safeguard)
     metrics: Metrics = field(default_factory=Metrics)
 
     @property

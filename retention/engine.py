@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from aggregator.store.client import Client, StoreError
@@ -96,6 +96,21 @@ class Engine:
     def unwired(self) -> int:
         """Tables of the database that neither the policy nor an exemption names."""
         return len(self._unwired)
+
+    def ask(self, sql: str, params: Mapping[str, Any]) -> Iterator[dict[str, list[Any]]]:
+        """The answer of each shard, by the first of its replicas that gives one.
+
+        Raises StoreError where no replica of a shard answers.
+        """
+        for *others, (_, last) in self._clients:
+            for _, client in others:
+                try:
+                    yield client.query_columns(sql, params)
+                except StoreError:
+                    continue
+                break
+            else:
+                yield last.query_columns(sql, params)
 
     def close(self) -> None:
         """Close every connection."""

@@ -82,6 +82,9 @@ class Metrics:
         self.last_evidence = gauge(
             "last_evidence_timestamp_seconds", "When everything held was last counted again."
         )
+        self.safeguard_findings = gauge(
+            "safeguard_findings", "Privacy ledger: what its table and the log have differently."
+        )
         self.places = counter("places", "Places of runs by outcome.", "outcome")
         self.rows = counter("rows_destroyed", "Rows destroyed by purges.", "record_class")
         self.late = counter("late_rows", "Late rows swept: preserved or destroyed.", "outcome")

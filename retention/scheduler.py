@@ -61,7 +61,8 @@ class Store(Protocol):
 
 @dataclass(frozen=True)
 class Work:
-    """What a round works on. policy: takes over what has come into force since."""
+    """What a round works on. policy: takes over what has come into force since. ledger: tells the
+    log of SafeGuard's releases."""
 
     context: Context
     purger: Purger
@@ -69,6 +70,7 @@ class Work:
     desk: Ticking
     store: Store
     policy: Callable[[], None]
+    ledger: Callable[[], None]
 
 
 class Scheduler:
@@ -155,6 +157,7 @@ class Scheduler:
         plan: Plan | None = None
         if up:
             self._step("settle", self._settle)
+            self._step("safeguard", work.ledger)
             self._step("observe", work.purger.observe)
             if self.config.destroy and not work.store.unwired():
                 self._step("sweep", self._sweep)

@@ -42,6 +42,7 @@ from retention.register.clock import ClockGuard, kernel_synchronised, since_boot
 from retention.register.lock import RegisterError
 from retention.register.store import Register
 from retention.routes_base import Parts
+from retention.safeguard import PrivacyLedger
 from retention.scheduler import Scheduler, Work
 
 log = logging.getLogger(__name__)
@@ -240,7 +241,10 @@ class Retention:
             self.metrics.refused,
             time.monotonic,
         )
-        work = Work(context, purger, Verifier(context), desk, engine, self.refresh_policy)
+        ledger = PrivacyLedger(register, engine.ask, self.config.safeguard, self.metrics)
+        work = Work(
+            context, purger, Verifier(context), desk, engine, self.refresh_policy, ledger.tell
+        )
         self.scheduler = Scheduler(self.config.schedule, work, self.metrics)
         return Parts(
             config=self.config,

@@ -65,6 +65,7 @@ SCALARS: Final[dict[str, Callable[[Any], bool]]] = {
     "commitment": _matches(r"[0-9a-f]{64}"),  # commit.py
     "digest": _matches(r"[0-9a-f]{64}"),  # SHA-256 or Merkle root
     "keyid": _matches(r"[0-9a-f]{8}"),
+    "mark": _matches(r"[0-9a-f]{32}"),  # of a release or a mechanism: sixteen bytes of BLAKE2b
     "vkey": _matches(r"[\x21-\x2a\x2c-\x7e]{1,200}\+[0-9a-f]{8}\+[A-Za-z0-9+/]{44}"),
     "name": _matches(r"[\x21-\x2a\x2c-\x7e]{1,200}"),
     "count": _integer(MAX_INTEGER),
@@ -167,6 +168,27 @@ KINDS: Final[dict[str, dict[str, str]]] = {
     "purge.certificate-final": _CERTIFICATE | {"backups": "count"},
     "purge.failed": {"purge": "id", "step": "code", "reason": "code"},
     "late.swept": _SPAN | {"generation": "count"} | _COUNTS | {"holds": "[held]"},
+    # SafeGuard. `budget` is of a household-day of `day` microseconds, in millionths of ε. A window
+    # is a row of the privacy ledger: what its release told of a household at most. Each stands
+    # once, whatever it says: a release that overspent is told of too, and found.
+    "safeguard.budget": {"budget": "count", "day": "count"},
+    "safeguard.window": {
+        "release": "mark",
+        "collector": "id",
+        "mechanism": "mark",
+        "marginal": "code",
+        "start": "time",
+        "end": "time",
+        "l0": "count",
+        "routers": "count",
+        "scale_num": "count",
+        "scale_den": "count",
+        "epsilon": "count",
+        "delta": "count",
+        "restarts": "count",
+        "rows": "count",
+        "outcome": "code",
+    },
     # People.
     "lookup": {
         "actor": "commitment",

@@ -2,7 +2,8 @@
 
 One `Replay` takes each leaf once, by `step`, then `finish`. Rules that need no state stand in
 `leaf.py`; those on holds in `replay_holds.py`, on destruction in `replay_purges.py`, on what is
-where and for how long in `replay_places.py`; here are the clock and the log's own leaves.
+where and for how long in `replay_places.py`, on SafeGuard in `replay_safeguard.py`; here are the
+clock and the log's own leaves.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from retention.audit.checkpoint import Key, NoteError
 from retention.audit.replay_holds import DAY_US, Holds
 from retention.audit.replay_places import Places
 from retention.audit.replay_purges import Purges
+from retention.audit.replay_safeguard import Releases
 from retention.audit.report import Finding
 
 SILENCE_US: Final = 31 * DAY_US
@@ -39,11 +41,13 @@ class Replay:
     holds: Holds = field(init=False)
     places: Places = field(init=False)
     purges: Purges = field(init=False)
+    releases: Releases = field(init=False)
 
     def __post_init__(self) -> None:
         self.holds = Holds(self.wrong)
         self.places = Places(self.wrong, self.holds)
         self.purges = Purges(self.wrong, self.holds, self.places)
+        self.releases = Releases(self.wrong)
 
     def wrong(self, rule: str, text: str) -> None:
         """Note a finding at the present leaf."""
@@ -63,6 +67,8 @@ class Replay:
             if kind not in _NOT_DESTRUCTIVE:
                 self._destroys(kind)
             self.purges.step(leaf)
+        elif family == "safeguard":
+            self.releases.step(leaf)
         elif kind in _HANDLERS:
             _HANDLERS[kind](self, leaf)
 
@@ -75,7 +81,8 @@ class Replay:
     def notes(self) -> list[str]:
         """What is not wrong, but should be looked at."""
         overdue = self.holds.review_overdue(self.at)
-        return [f"hold {name} protects, and its review is overdue" for name in overdue]
+        reviews = [f"hold {name} protects, and its review is overdue" for name in overdue]
+        return reviews + self.releases.notes()
 
     def _time(self, at: int, kind: str) -> None:
         if at < self.at and kind != "clock.step":

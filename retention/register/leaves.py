@@ -3,7 +3,8 @@
 A builder is named after its kind, with "_" for "." and "-". It gives the leaf without `v`, or a
 list of leaves where one may not be enough; `Register.write` adds `v` and `at`. Some builders give
 `at` from the object's own time, so that row and leaf say the same; the register moves it to after
-the leaf before it, if need be. Those of holds stand in `hold_leaves.py` and are named here too.
+the leaf before it, if need be. Those of holds and of SafeGuard
+stand in `hold_leaves.py` and `safeguard_leaves.py` and are named here too.
 
 `generation` is the register's present one in every call; builders of kinds that raise it do so.
 `person` gives the one commitment of a member of staff, `commit` a commitment with a fresh salt
@@ -40,6 +41,7 @@ from retention.register.hold_leaves import (
     scope_text,
     timed,
 )
+from retention.register.safeguard_leaves import safeguard_budget, safeguard_window
 
 __all__ = [
     "Commit",
@@ -75,6 +77,8 @@ __all__ = [
     "purge_preserved",
     "raises_generation",
     "refusal",
+    "safeguard_budget",
+    "safeguard_window",
     "scope_text",
     "witness_enrolled",
 ]

@@ -51,7 +51,7 @@ class Rig:
     def __init__(self, folder: Path, **schedule: Any) -> None:
         self.world = World(folder)
         self.store, self.metrics, self.seconds = Store(), Metrics(), 0.0
-        self.policies = 0
+        self.policies = self.told = 0
         world = self.world
         self.desk = Desk(
             world.register,
@@ -60,13 +60,17 @@ class Rig:
             trusted=lambda: world.context.guard.check().trusted,
         )
         work = Work(
-            world.context, world.purger, world.verifier, self.desk, self.store, self._policy
-        )
+            world.context, world.purger, world.verifier, self.desk, self.store, self._policy,
+            self._tell_of_releases,
+        )  # fmt: skip
         settings = Schedule(**{"tick_s": 1, "purge_every_s": 3600, **schedule})
         self.scheduler = Scheduler(settings, work, self.metrics, lambda: self.seconds)
 
     def _policy(self) -> None:
         self.policies += 1
+
+    def _tell_of_releases(self) -> None:
+        self.told += 1
 
     def round(self, seconds: float = 0.0) -> None:
         self.seconds += seconds

@@ -16,6 +16,7 @@ EXAMPLE: dict[str, Any] = {
     "commitment": "a" * 64,
     "digest": "b" * 64,
     "keyid": "0" * 8,
+    "mark": "0" * 32,
     "vkey": "n+00000000+" + "A" * 44,
     "name": "n",
     "count": 1,

@@ -12,8 +12,9 @@ from retention.audit import leaf as leaf_kinds
 from retention.audit import replay_holds
 from retention.audit.canonical import Leaf, encode
 from retention.audit.commit import CommitmentStore
-from retention.model import Approval, Extension, HeldRoot, Kind, Place, Release, Step
+from retention.model import DAY_US, Approval, Extension, HeldRoot, Kind, Place, Release, Step
 from retention.register import leaves
+from tests.retention import ledger
 from tests.retention.audit.story import START, WITNESS_SIGNER
 from tests.retention.register.made import POLICY, ROOT, SPAN, hold, item, purge, sha, stamped
 
@@ -65,6 +66,8 @@ def every() -> list[Leaf]:
         leaves.lookup("ann", "dpo", "binding", None, "case 5", None, sha, sha),
         leaves.refusal("ann", "dpo", "approve", "H-1", "own-request", sha, sha),
         leaves.refusal(None, None, "approve", None, "own-request", sha, sha),
+        leaves.safeguard_budget(1_000_000, DAY_US),
+        leaves.safeguard_window(ledger.entry()),
         leaves.login_failed("mallory", "socket", "no-role", sha),
         leaves.login_failed(None, "https", "no-role", sha),
     ]
