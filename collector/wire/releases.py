@@ -6,7 +6,10 @@ for them (`safeguard_ledger`), in one batch.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
+from collections.abc import Iterable
 from fractions import Fraction
 from math import ceil
 from typing import Final
@@ -34,6 +37,8 @@ MAX_PENDING: Final = 31 * 26
 """Releases that may wait for a batch: a month with a full disk. Later ones are never made."""
 MICRO: Final = 1_000_000
 """ε is in millionths."""
+MECHANISM: Final = "discrete-laplace-1"
+UNIT: Final = "household-day"
 _NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9 _-]{0,62}")
 
 
@@ -49,6 +54,24 @@ def release_id(
     """Id of the entry of a window, which anybody can make who has the entry: the same window is
     not released again under another one. The collector's name keeps routers apart."""
     return record_id(SAFEGUARD_LEDGER.name, collector, mechanism, marginal, start_ns, outcome)
+
+
+def mechanism_id(
+    marginal: str, l0: int, routers: int, scale: Fraction, cells: Iterable[tuple[str, str]]
+) -> bytes:
+    """Id of everything that the claim of a release rests on, which anybody can make who has the
+    release: BLAKE2b of the canonical JSON. cells: (region, category), in any order."""
+    parameters = {
+        "cells": sorted(cells),
+        "l0": l0,
+        "marginal": marginal,
+        "mechanism": MECHANISM,
+        "routers": routers,
+        "scale": [scale.numerator, scale.denominator],
+        "unit": UNIT,
+    }
+    text = json.dumps(parameters, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.blake2b(text.encode(), digest_size=16, person=b"safeguard").digest()
 
 
 def charge_micro(l0: int, routers: int, scale: Fraction) -> int:

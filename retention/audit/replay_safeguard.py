@@ -30,11 +30,12 @@ class _Day:
 
 @dataclass(slots=True)
 class _Told:
-    """Windows of one marginal in a day: their length, a bit for each, and whether charged."""
+    """Windows of one marginal in a day: their length, a bit for each, and what was charged."""
 
     length: int
     bits: int = 0
-    charged: bool = False
+    charged: frozenset[str] = frozenset()
+    """Mechanisms under which one of them carried the charge."""
 
 
 class Releases:
@@ -101,8 +102,8 @@ class Releases:
         if not due or not leaf["rows"]:
             self._wrong("safeguard-charge", "a release without rows, cells, routers or scale")
         elif leaf["epsilon"] == due:
-            told.charged = True
-        elif leaf["epsilon"] or not told.charged:
+            told.charged |= {leaf["mechanism"]}
+        elif leaf["epsilon"] or leaf["mechanism"] not in told.charged:
             self._wrong("safeguard-charge", f"ε is {leaf['epsilon']} and not l0·R/scale = {due}")
 
 

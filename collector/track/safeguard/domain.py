@@ -7,8 +7,6 @@ order and its size follow from here and from the clock, never from what was bloc
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -27,6 +25,7 @@ from collector.wire.releases import (
     REGION_CATEGORY_DAY,
     charge_micro,
     is_name,
+    mechanism_id,
 )
 
 DEFAULT_L0: Final[Mapping[str, int]] = {CATEGORY_HOUR: 8, REGION_CATEGORY_DAY: 4, KEPT_DAY: 1}
@@ -54,8 +53,6 @@ MAX_SCALE: Final = Fraction(4096)
 """The sampler's table has 89 entries for each unit of scale: 25 MB at this one."""
 _GRAIN: Final = 1000
 """Scales are whole thousandths, rounded up: exact in two 32-bit numbers, never below the claim."""
-MECHANISM: Final = "discrete-laplace-1"
-UNIT: Final = "household-day"
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +172,7 @@ def _marginal(config: SafeguardConfig, name: str, households: int) -> Marginal:
         scale=scale,
         epsilon_micro=charge_micro(l0, config.routers, scale),
         routers=config.routers,
-        mechanism=_mechanism(config, name, l0, scale, cells),
+        mechanism=mechanism_id(name, l0, config.routers, scale, cells),
         cells=cells,
     )
 
@@ -194,28 +191,6 @@ def _most_cells(config: SafeguardConfig, name: str) -> int:
     """A cap above the number of cells would add noise for nothing."""
     hours = 24 if name == CATEGORY_HOUR else 1
     return 1 if name == KEPT_DAY else hours * len(config.categories)
-
-
-def _mechanism(
-    config: SafeguardConfig,
-    name: str,
-    l0: int,
-    scale: Fraction,
-    cells: tuple[tuple[str, str], ...],
-) -> bytes:
-    """Sixteen bytes of BLAKE2b over the canonical JSON of everything that the claim rests on."""
-    parameters = {
-        "cells": cells,
-        "l0": l0,
-        "marginal": name,
-        "mechanism": MECHANISM,
-        "regions": config.regions,
-        "routers": config.routers,
-        "scale": [scale.numerator, scale.denominator],
-        "unit": UNIT,
-    }
-    text = json.dumps(parameters, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return hashlib.blake2b(text.encode(), digest_size=16, person=b"safeguard").digest()
 
 
 def _check_names(what: str, names: tuple[str, ...], most: int) -> None:

@@ -53,6 +53,7 @@ def test_a_day_that_falls_silent_costs_what_was_told_before() -> None:
         ([entry(epsilon_micro=0)], "safeguard-charge"),
         ([entry(scale_num=0)], "safeguard-charge"),
         ([entry(l0=0, epsilon_micro=0)], "safeguard-charge"),
+        ([hours(1)[0], hours(2)[1] | {"mechanism": bytes(16)}], "safeguard-charge"),
         ([entry(rows=0)], "safeguard-charge"),
         ([entry(routers=2)], "safeguard-charge"),
         ([entry(outcome="silent", rows=0)], "safeguard-charge"),

@@ -18,7 +18,14 @@ from collector.track.safeguard.domain import (
     pool_size,
 )
 from collector.wire.addr import pack
-from collector.wire.releases import CATEGORY_HOUR, KEPT_DAY, MARGINALS, MICRO, REGION_CATEGORY_DAY
+from collector.wire.releases import (
+    CATEGORY_HOUR,
+    KEPT_DAY,
+    MARGINALS,
+    MICRO,
+    REGION_CATEGORY_DAY,
+    mechanism_id,
+)
 from tests.collector.track.safeguard.guarding import CATEGORIES, caps, config
 
 
@@ -81,7 +88,6 @@ def test_a_cap_is_no_larger_than_its_domain() -> None:
     "changes",
     [
         {"categories": ("b", "a", "c")},
-        {"regions": ("north",)},
         {"region": "south"},
         {"l0": caps(4, 2)},
         {"routers": 2},
@@ -93,6 +99,14 @@ def test_the_mechanism_names_every_parameter(changes: dict[str, Any]) -> None:
     assert any(a.mechanism != b.mechanism for a, b in zip(before, after, strict=True))
     assert len({each.mechanism for each in before}) == 3
     assert marginals(config(collector="other"), 1) == before, "routers share a mechanism"
+
+
+def test_a_mechanism_can_be_named_by_whoever_has_a_release() -> None:
+    """Whatever order its rows are read in, and without knowing regions that it has no cells of."""
+    for each in marginals(config(), 1):
+        cells = reversed(each.cells)
+        assert each.mechanism == mechanism_id(each.name, each.l0, each.routers, each.scale, cells)
+    assert marginals(config(regions=("north",)), 1) == marginals(config(), 1)
 
 
 @pytest.mark.parametrize(
