@@ -25,15 +25,18 @@ class Settings:
     """What the operator of a case configured; keys of `case.toml`.
 
     access, trusted: prefixes. linger_s: time that passes after the last frame. radius_secrets:
-    shared secret by NAS address; none of them is anybody's.
+    shared secret by NAS address; none of them is anybody's. radius_swapped: NASes whose input is
+    what they send to the line. lines: subscriber by line.
     """
 
     access: tuple[str, ...] = ACCESS
     trusted: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()
     sip_ports: tuple[int, ...] = (5060,)
-    radius_ports: tuple[int, ...] = (1812, 1813)
+    radius_ports: tuple[int, ...] = (1812, 1813, 3799)
     radius_secrets: tuple[tuple[str, str], ...] = ()
+    radius_swapped: tuple[str, ...] = ()
+    lines: tuple[tuple[str, str], ...] = ()
     region: str = "GB"
     ipv6_prefix_len: int = 64
     window_s: int = 300
@@ -62,6 +65,8 @@ class Settings:
             ipv6_prefix_len=self.ipv6_prefix_len,
             window_s=self.window_s,
             linger_s=self.linger_s,
+            lines=dict(self.lines),
+            swapped=frozenset(self.radius_swapped),
         )
 
 
