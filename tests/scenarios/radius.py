@@ -10,7 +10,7 @@ import hashlib
 import ipaddress
 import struct
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from scapy.layers.inet import IP, UDP
 from scapy.layers.inet6 import IPv6
@@ -25,7 +25,7 @@ START, STOP, INTERIM, ON, OFF = 1, 2, 3, 7, 8
 _LINK: Final = {"src": "02:00:00:00:00:0b", "dst": "02:00:00:00:00:0a"}
 _ANSWERS: Final = {1: 2, 4: 5, 40: 41}
 
-Value = int | str | bytes
+Value = Any
 
 
 def _number(value: Value) -> bytes:
