@@ -18,10 +18,7 @@ check: .venv/ready
 	$(BIN)/lint-imports
 
 bench: debian .venv/ready
-	$(BIN)/python -m bench.decode
-	$(BIN)/python -m bench.insert
-	$(BIN)/python -m bench.laplace
-	$(BIN)/python -m bench.purge --rows 2000000
+	$(BIN)/python -m bench
 
 # Debian packages: installed when root, named when not.
 debian:

@@ -5,28 +5,24 @@
 Makes real flows (TCP, UDP and ICMP over IPv4 and IPv6, on loopback) in a network namespace of its
 own, dumps them and ends them, so all messages come from the kernel of this machine. Two sockets
 hear every event: one is drained by recv, the other by recvmmsg. Figures are CPU time of this
-process, kernel part included, best of the rounds, each round with all ways in turn; ratios within
-a run say more than the figures, since machines differ and are shared. Needs root and nft.
+process, kernel part included, best of the rounds, each round with all ways in turn. Needs root and
+nft.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
 import socket
 import struct
 import sys
 import time
-from collections.abc import Callable
 from contextlib import closing
+from importlib.metadata import version
 from typing import Final
 
 from pyroute2.netlink.nfnetlink.nfctsocket import NFCTSocket
-from rich.console import Console
-from rich.table import Table
 
+from bench.report import Figure, Way, cpu_of, finish, in_turns
 from collector.capture.netlink import ConntrackConfig, ConntrackEvents, dump, prepare
 from collector.capture.netlink_socket import open_socket, raise_receive_buffers
 from collector.parse.conntrack import Decoder, Messages, walk
@@ -38,6 +34,8 @@ MAX_FLOWS: Final = 200_000
 """Below the kernel's default table of 262,144; two sockets then hold 600 MB of events at most."""
 EVENT_BYTES: Final = 1536
 """Room that the kernel charges for a queued event, rounded up."""
+WANTED: Final = 100.0
+"""Times as fast as pyroute2."""
 SLOW: Final = 4000
 """Messages for the ways that take tens of microseconds each."""
 RULES: Final = """
@@ -54,9 +52,6 @@ TIMEOUTS: Final = {
 }
 """No flow is to end before the bench ends it."""
 ACCESS: Final = ((pack("127.0.0.0"), 104), (pack("::1"), 128))
-
-Way = Callable[[], int]
-"""Does the work once; says how many messages it was."""
 
 
 def make_flows(count: int) -> None:
@@ -99,23 +94,6 @@ def _echoes(family: int, host: str, count: int) -> None:
             if checksum < 0:
                 checksum += 0xFFFF
             sender.sendto(head[:2] + struct.pack("!H", checksum) + head[4:], (host, 0))
-
-
-def cpu_of(way: Way) -> tuple[float, int]:
-    """Seconds of CPU and messages of one go."""
-    began = time.process_time()
-    done = way()
-    return time.process_time() - began, done
-
-
-def best(ways: dict[str, Way], rounds: int) -> dict[str, float]:
-    """Microseconds a message of each way: the best of `rounds`, in which they take turns."""
-    found = dict.fromkeys(ways, float("inf"))
-    for _ in range(rounds):
-        for name, way in ways.items():
-            seconds, done = cpu_of(way)
-            found[name] = min(found[name], seconds / max(done, 1) * 1e6)
-    return found
 
 
 def decode_ways(messages: Messages) -> dict[str, Way]:
@@ -210,8 +188,8 @@ def measure(namespace: Namespace, flows: int, rounds: int) -> dict[str, dict[str
         return len(rows)
 
     figures = {
-        "decode": best(decode_ways(table), rounds),
-        "dump": best(
+        "decode": in_turns(decode_ways(table), rounds),
+        "dump": in_turns(
             {
                 "read": lambda: len(dump(time.time_ns).messages),
                 "difference": track,
@@ -228,18 +206,45 @@ def measure(namespace: Namespace, flows: int, rounds: int) -> dict[str, dict[str
     return {"messages": {"dumped": float(len(table))}, **figures}
 
 
-def show(figures: dict[str, dict[str, float]]) -> None:
-    """The table for people; times are compared with the first way of each part."""
-    console = Console()
-    table = Table(title=f"conntrack messages, {int(figures['messages']['dumped']):,} in the dump")
-    for column in ("part", "way", "µs a message", "messages a second", "times as fast"):
-        table.add_column(column, justify="left" if column in ("part", "way") else "right")
-    bases = {"decode": "pyroute2", "dump": "read", "receive": "recv"}
-    for part, base in bases.items():
-        for name, micros in figures[part].items():
-            ratio = "" if part == "dump" else f"{figures[part][base] / micros:.1f}"
-            table.add_row(part, name, f"{micros:.2f}", f"{1e6 / micros:,.0f}", ratio)
-    console.print(table)
+def compared(figures: dict[str, dict[str, float]]) -> list[Figure]:
+    """What is compared of the figures."""
+    decode, receive = figures["decode"], figures["receive"]
+    count = int(figures["messages"]["dumped"])
+    mixed = f"{count:,} real messages: TCP, UDP, ICMP, IPv4 and IPv6, counters and times"
+    shapes = "learning the shapes, which happens once"
+    return [
+        *(
+            Figure(
+                name=f"decode.conntrack-{name}",
+                ours=decode[f"by shape, {way} at once"],
+                peer=decode["pyroute2"],
+                unit="us CPU a message",
+                peer_is=f"pyroute2 {version('pyroute2')}, its marshal",
+                includes=f"{mixed}; bytes to columns, {way} at once",
+                leaves_out=f"receiving; {shapes}",
+                wanted=WANTED if way == "all" else None,
+            )
+            for name, way in (("all", "all"), ("4096", "4,096"), ("1000", "1,000"))
+        ),
+        Figure(
+            name="decode.receive-recv",
+            ours=receive["recvmmsg + decode"],
+            peer=receive["recv"],
+            unit="us CPU an event",
+            peer_is="recv_into, one event a call, not decoded",
+            includes=f"{mixed}; from the socket to columns, kernel part included",
+            leaves_out=f"tracking and writing (bench.event); {shapes}; peer decodes nothing",
+        ),
+        Figure(
+            name="decode.dump-read",
+            ours=figures["dump"]["difference"],
+            peer=figures["dump"]["read"],
+            unit="us CPU a flow",
+            peer_is="reading the dump itself, nearly all in the kernel",
+            includes="difference of one dump to the last, no flow having moved",
+            leaves_out="decoding",
+        ),
+    ]
 
 
 def main() -> int:
@@ -257,10 +262,7 @@ def main() -> int:
         figures = namespace.call(lambda: measure(namespace, options.flows, options.rounds))
     finally:
         namespace.stop()
-    show(figures)
-    machine = {"python": platform.python_version(), "kernel": os.uname().release}
-    sys.stdout.write(json.dumps({"unit": "us CPU a message", **machine, **figures}) + "\n")
-    return 0
+    return finish(compared(figures))
 
 
 if __name__ == "__main__":

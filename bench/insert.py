@@ -2,14 +2,13 @@
 
 Both put the same million usage rows into the same engine in one run, in turns, so that a busy
 machine slows both. What counts is the client's own CPU time (user and system) and the wall time;
-the figure is the ratio, ours over theirs. Theirs is Debian's clickhouse-client reading a file of
+Theirs is Debian's clickhouse-client reading a file of
 the Native format, the leanest way into ClickHouse that exists; making that file is not counted.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import resource
 import shutil
@@ -29,6 +28,7 @@ from aggregator.store.bundled import Engine, EngineConfig
 from aggregator.store.client import MAX_BLOCK_ROWS, Client
 from aggregator.store.migrate import load, statements
 from aggregator.store.schema import RECORD_TABLES
+from bench import report
 
 ROWS: Final = 1_000_000
 _START_US: Final = 1_795_348_800_000_000
@@ -171,40 +171,40 @@ def _measure(
         )
         for name, all_of in costs.items()
     }
-    ours, other = medians["columnar"], medians["native"]
     return {
-        "bench": "insert",
         "engine": ".".join(map(str, client.capabilities().version)),
         "rows": rows,
         "columns": len(data),
-        "rounds": rounds,
         "seconds": {name: asdict(cost) for name, cost in medians.items()},
-        "ratio": {"cpu": ours.cpu_s / other.cpu_s, "wall": ours.wall_s / other.wall_s},
     }
 
 
-def table(result: Mapping[str, Any]) -> str:
-    """The result for people."""
-    lines = [f"{'way':<10} {'client CPU s':>13} {'wall s':>8} {'rows/s':>11}"]
-    for name, cost in result["seconds"].items():
-        rate = result["rows"] / cost["wall_s"]
-        lines.append(f"{name:<10} {cost['cpu_s']:>13.3f} {cost['wall_s']:>8.3f} {rate:>11,.0f}")
-    ratio = result["ratio"]
-    lines.append(f"{'ratio':<10} {ratio['cpu']:>13.2f} {ratio['wall']:>8.2f}")
-    return "\n".join(lines)
+def figures(result: Mapping[str, Any]) -> list[report.Figure]:
+    """Client CPU and wall time of a million rows."""
+    ours, theirs = result["seconds"]["columnar"], result["seconds"]["native"]
+    return [
+        report.Figure(
+            name=f"insert.usage-{kind}",
+            ours=ours[f"{kind}_s"] / result["rows"] * 1e6,
+            peer=theirs[f"{kind}_s"] / result["rows"] * 1e6,
+            unit=f"us {what} a row",
+            peer_is="clickhouse-client (Debian), FORMAT Native",
+            includes=f"{result['rows']:,} rows of {result['columns']} columns, to the engine's "
+            f"answer; ClickHouse {result['engine']}",
+            leaves_out="making the columns and making the file; "
+            + ("the engine's own CPU" if kind == "cpu" else "nothing of the time"),
+        )
+        for kind, what in (("cpu", "client CPU"), ("wall", "wall time"))
+    ]
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--rows", type=int, default=ROWS)
-    parser.add_argument("--json", action="store_true", help="only the JSON line")
     given = parser.parse_args()
-    result = run(given.rounds, given.rows)
-    if not given.json:
-        print(table(result))  # noqa: T201 -- a command's output
-    print(json.dumps(result, sort_keys=True))  # noqa: T201 -- a command's output
+    return report.finish(figures(run(given.rounds, given.rows)))
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())
