@@ -24,6 +24,7 @@ GROUPS: Final[dict[str, tuple[str, str, str]]] = {
     "purge": ("retention.destruction.cli", "purge", "Destruction: plan, run, certificates."),
     "policy": ("retention.policy.cli", "policy", "How long what is kept, and the public text."),
     "retention": ("retention.cli", "retention", "Run and check the retention service."),
+    "safeguard": ("safeguard.cli", "app", "Anonymous block counts: report, ledger and proof."),
     "audit": ("retention.cli", "audit", "Prove, verify and witness the audit log."),
 }
 
@@ -31,6 +32,7 @@ _EXTRA: Final = {
     "collector": "collector",
     "aggregator": "aggregator,bundled",
     "retention": "retention",
+    "safeguard": "aggregator,collector",
 }
 
 
