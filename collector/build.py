@@ -9,6 +9,7 @@ from __future__ import annotations
 import ssl
 from typing import Final
 
+from collector.build_safeguard import safeguard_config, safeguard_problems, targets
 from collector.capture.links import LinksConfig
 from collector.capture.nft import NftConfig
 from collector.config import Config
@@ -53,7 +54,7 @@ def problems(config: Config) -> list[str]:
         except (OSError, ValueError) as error:
             words = error.strerror if isinstance(error, OSError) else error
             found.append(f"lines.subscribers: {config.lines.subscribers}: {words}")
-    return found + _key_problems(config)
+    return found + safeguard_problems(config) + _key_problems(config)
 
 
 def trackers_config(config: Config) -> TrackersConfig:
@@ -70,6 +71,8 @@ def trackers_config(config: Config) -> TrackersConfig:
         max_sessions=config.limits.max_sessions,
         max_calls=config.limits.max_calls,
         max_flows=config.limits.max_flows,
+        safeguard=safeguard_config(config),
+        targets=targets(config),
     )
 
 

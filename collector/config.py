@@ -10,7 +10,11 @@ from typing import Annotated, Any, Final
 from pydantic import AfterValidator, Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 
+from collector.parse.host import clean_host
+from collector.parse.reader import ParseError
+from collector.track.safeguard import domain
 from collector.wire import addr, settings
+from collector.wire.releases import MARGINALS, MAX_CATEGORIES, MAX_REGIONS, is_name
 from collector.wire.settings import STRICT, Endpoint, Prefix
 from collector.wire.settings import ConfigError as ConfigError
 
@@ -21,7 +25,35 @@ def _address(text: str) -> str:
     return str(ipaddress.ip_address(text))
 
 
+def _target(text: str) -> str:
+    """An address, else a name of at least two labels: one label would be a whole top domain."""
+    try:
+        return _address(text)
+    except ValueError:
+        pass
+    try:
+        host = clean_host(text.rstrip(".").encode())
+    except ParseError:
+        host = ""
+    if "." not in host:
+        raise ValueError("give an address, or a name of two labels or more")
+    return host
+
+
+def _marginal(text: str) -> str:
+    if text not in MARGINALS:
+        raise ValueError(f"one of {', '.join(MARGINALS)}")
+    return text
+
+
+def _public_name(text: str) -> str:
+    if not is_name(text):
+        raise ValueError("give 1 to 63 letters, digits, spaces or _-, a letter first")
+    return text
+
+
 Address = Annotated[str, AfterValidator(_address)]
+Target = Annotated[str, AfterValidator(_target)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Ports = Annotated[tuple[Port, ...], Field(max_length=16)]
 """Sixteen ports a protocol: the capture filter has room for 4,096 instructions."""
@@ -138,6 +170,47 @@ class Limits:
     max_flows: Annotated[int, Field(ge=1, le=10**7)] = 1_048_576
 
 
+PublicName = Annotated[str, AfterValidator(_public_name)]
+Marginal = Annotated[str, AfterValidator(_marginal)]
+Caps = Annotated[
+    dict[Marginal, Annotated[int, Field(ge=1, le=domain.MAX_L0)]],
+    AfterValidator(lambda given: {**domain.DEFAULT_L0, **given}),
+]
+Epsilon = Annotated[
+    dict[Marginal, Annotated[float, Field(ge=1e-6, le=100)]],
+    AfterValidator(lambda given: {**_DEFAULT_EPSILON, **given}),
+]
+_DEFAULT_EPSILON: Final = {name: e / 1e6 for name, e in domain.DEFAULT_EPSILON_MICRO.items()}
+
+
+@dataclass(config=STRICT)
+class Safeguard:
+    """Anonymous counts of block answers; none without this section.
+
+    region: of this router's households, one of `regions`. categories: by name, in the order of the
+    rows, the targets of the resolver's block answers: CNAMEs (names under them too) or addresses.
+    pages: addresses of block pages that several categories share. l0, epsilon: by marginal, cells
+    a household may count in on a day and what they may cost; together at most `daily_budget`.
+    routers: on how many routers a household may be counted in a day. hour_s, hours: a shorter day,
+    for a lab.
+    """
+
+    region: PublicName
+    regions: Annotated[tuple[PublicName, ...], Field(min_length=1, max_length=MAX_REGIONS)]
+    categories: Annotated[
+        dict[PublicName, Annotated[tuple[Target, ...], Field(min_length=1, max_length=16)]],
+        Field(min_length=1, max_length=MAX_CATEGORIES),
+    ]
+    pages: Annotated[tuple[Address, ...], Field(max_length=64)] = ()
+    l0: Caps = field(default_factory=lambda: dict(domain.DEFAULT_L0))
+    epsilon: Epsilon = field(default_factory=lambda: dict(_DEFAULT_EPSILON))
+    daily_budget: Annotated[float, Field(gt=0, le=100)] = 1.0
+    routers: Annotated[int, Field(ge=1, le=domain.MAX_ROUTERS)] = 1
+    max_households: Annotated[int, Field(ge=1, le=domain.MAX_HOUSEHOLDS)] = 1_000_000
+    hour_s: Annotated[int, Field(ge=1, le=3600)] = 3600
+    hours: Annotated[int, Field(ge=1, le=24)] = 24
+
+
 @dataclass(config=STRICT)
 class Config:
     """Everything a collector needs to know; `name` is also the common name of its certificate."""
@@ -152,6 +225,7 @@ class Config:
     spool: Spool = field(default_factory=Spool)
     metrics: Metrics = field(default_factory=Metrics)
     limits: Limits = field(default_factory=Limits)
+    safeguard: Safeguard | None = None
 
 
 _ADAPTER: Final = TypeAdapter(Config)

@@ -21,7 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-from collector import build, hygiene
+from collector import build, build_safeguard, hygiene
 from collector.capture import netlink
 from collector.capture.links import LinksUnavailable
 from collector.capture.netlink import ConntrackConfig, ConntrackEvents
@@ -81,7 +81,9 @@ class Collector:
         self.trackers = self._new_trackers()
         self.lines = Lines(config.lines.subscribers)
         self._secrets: dict[bytes, bytes] = {}  # read by `start`; the observer sees them then
-        self.observer = Observer(ObserverConfig({}, build.ports(config), self._secrets))
+        self.observer = Observer(
+            ObserverConfig({}, build.ports(config), self._secrets, build_safeguard.targets(config))
+        )
         self.window = build.window(config)
         self.spool = Spool(build.spool_config(config), self.boot)
         self.journal = Journal(config.spool.folder / "journal", now=now)
@@ -195,6 +197,8 @@ class Collector:
         taken = self.trackers.take(start, end, now)
         losses = [*self.keeper.take_losses(), *self.trackers.losses()]
         self._commit(Held(start, end, self.window.close(start, end, now, taken, losses)))
+        if self.trackers.safeguard:
+            self.sources.wipe()
 
     def _commit(self, held: Held) -> bool:
         """Spool a window; false where it is held instead."""

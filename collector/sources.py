@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Final, cast
 
 from collector.build import MIN_BUFFER_BYTES, link_patterns, role_ports
+from collector.build_safeguard import targets
 from collector.capture.links import LinkReader, LinksConfig
 from collector.capture.packet import CaptureUnavailable, PacketConfig, PacketSource, Slots
 from collector.config import Config
@@ -61,6 +62,8 @@ class Sources:
         self._now, self._monotonic = now, monotonic
         self._open: dict[str, _Open] = {}
         self._slots = Slots()
+        guarded = targets(config)
+        self._pages = tuple(sorted(guarded.pages)) if guarded else ()
         self._selector = selectors.DefaultSelector()
         self._extra = -1
         self._looked_ns = 0
@@ -93,6 +96,10 @@ class Sources:
     def refused(self) -> int:
         """Interfaces that match a pattern and are not read: too many, or they cannot be opened."""
         return len(self._unheard)
+
+    def wipe(self) -> None:
+        """Overwrite what frames that were read have left in memory."""
+        self._slots.wipe()
 
     def read_links(self) -> LinkReading:
         """Counters of every interface; raises LinksUnavailable."""
@@ -169,7 +176,10 @@ class Sources:
             self._unheard.add(link.name)
             return
         config = PacketConfig(
-            link.name, role_ports(self._config, link.role), self._buffer(self.captured + 1)
+            link.name,
+            role_ports(self._config, link.role),
+            self._buffer(self.captured + 1),
+            unheard=self._pages if link.role == "access" else (),
         )
         source = PacketSource(config, self._now, self._slots)
         try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+from collections.abc import Sequence
 from typing import Final
 
 from collector.capture.bpf_assembler import (
@@ -14,6 +16,7 @@ from collector.capture.bpf_assembler import (
     LDB_X,
     LDH_ABS,
     LDH_X,
+    LDW_X,
     LDX_IMM,
     LSH_K,
     RET,
@@ -24,6 +27,7 @@ from collector.capture.bpf_assembler import (
 )
 from collector.parse.link import IPV4, IPV6
 from collector.parse.pppoe import DISCOVERY, PPP_CHAP, PPP_IPCP, PPP_PAP, SESSION
+from collector.wire.addr import MAPPED
 
 # Scratch memory: what each slot holds once its section has run.
 TRANSPORT: Final = 0  # offset of the TCP or UDP header
@@ -90,9 +94,20 @@ def _move(asm: Assembler, count: int) -> None:
     asm.op(LD_MEM, KEEP)
 
 
-def ip4(asm: Assembler, snaplen: int) -> None:
-    """X at the IPv4 header; leaves X at the transport header and the packet's end in END."""
+def ip4(asm: Assembler, snaplen: int, unheard: Sequence[bytes]) -> None:
+    """X at the IPv4 header; leaves X at the transport header and the packet's end in END.
+
+    Refuses what is sent to an address of `unheard`, 16 bytes each.
+    """
     asm.label("ip4")
+    short = [each[12:] for each in unheard if each[:12] == MAPPED]
+    if short:
+        asm.op(LDW_X, 16)
+        asm.any_of(tuple(int.from_bytes(each, "big") for each in short), "ip4.unheard")
+        asm.go("ip4.heard")
+        asm.label("ip4.unheard")
+        asm.op(RET, 0)
+        asm.label("ip4.heard")
     asm.op(LDH_X, 2)
     asm.op(ADD_X)
     asm.op(ST, END)
@@ -123,9 +138,15 @@ def _ip4_skip(asm: Assembler) -> None:
     asm.op(TAX)
 
 
-def ip6(asm: Assembler, snaplen: int) -> None:
-    """X at the IPv6 header; leaves what `ip4` leaves. One extension header is passed over."""
+def ip6(asm: Assembler, snaplen: int, unheard: Sequence[bytes]) -> None:
+    """X at the IPv6 header; does what `ip4` does. One extension header is passed over."""
     asm.label("ip6")
+    for number, address in enumerate(each for each in unheard if each[:12] != MAPPED):
+        for at, word in zip((24, 28, 32, 36), struct.unpack(">4I", address), strict=True):
+            asm.op(LDW_X, at)
+            asm.when(JEQ, word, "", f"ip6.heard.{number}")
+        asm.op(RET, 0)
+        asm.label(f"ip6.heard.{number}")
     asm.op(LDH_X, 4)
     asm.op(ADD_X)
     asm.op(ADD_K, 40)

@@ -54,6 +54,7 @@ class PacketConfig:
     """What to capture. `receive_bytes`: of frames, with the kernel's overhead for each, that may
     wait. `snaplen`: longest frame taken; 65,535 holds what offloads merge. `promiscuous`: also
     frames to other stations, for a mirror port. `classes`: record classes that a loss concerns.
+    `unheard`: addresses of 16 bytes; what is sent there never leaves the kernel.
     """
 
     interface: str
@@ -61,6 +62,7 @@ class PacketConfig:
     receive_bytes: int = 32 * 2**20
     snaplen: int = 65_535
     promiscuous: bool = False
+    unheard: tuple[bytes, ...] = ()
     classes: tuple[str, ...] = ("visit", "call", "session", "binding")
 
     def __post_init__(self) -> None:
@@ -192,7 +194,8 @@ class PacketSource:
     def _prepare(self, opened: socket.socket, hardware: int) -> None:
         """Everything that must stand before the first frame arrives, which needs a bind."""
         # The slot cuts long frames, not the filter, since only that is told (MSG_TRUNC).
-        code = program(self._config.ports, self._linktype, _WHOLE)
+        config = self._config
+        code = program(config.ports, self._linktype, _WHOLE, config.unheard)
         buffer = ctypes.create_string_buffer(code, len(code))
         fprog = struct.pack("@HP", len(code) // 8, ctypes.addressof(buffer))
         opened.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, fprog)

@@ -51,6 +51,7 @@ class DnsAnswer:
 
     `host` is the name asked (see `clean_host`), `qtype` and `rcode` are the numbers of the message,
     `addresses` the A and AAAA addresses, 16 bytes each, at the end of the name's CNAME chain.
+    `chain`: the name asked and the CNAMEs followed from it, each in lower-case wire form.
     """
 
     id: int
@@ -58,6 +59,7 @@ class DnsAnswer:
     qtype: int
     rcode: int
     addresses: tuple[bytes, ...]
+    chain: tuple[bytes, ...]
 
 
 def parse_answer(payload: bytes) -> DnsAnswer | None:
@@ -83,12 +85,15 @@ def parse_answer(payload: bytes) -> DnsAnswer | None:
     if qclass != _IN or asked == b"\0":
         return None
     host = _text(asked)
-    addresses = _addresses(payload, at + 4, answers, asked) if answers else ()
-    return DnsAnswer(ident, host, qtype, flags & 0x0F, addresses)
+    addresses, chain = _follow(payload, at + 4, answers, asked) if answers else ((), (asked,))
+    return DnsAnswer(ident, host, qtype, flags & 0x0F, addresses, chain)
 
 
-def _addresses(data: bytes, at: int, count: int, asked: bytes) -> tuple[bytes, ...]:
-    """The addresses of `asked` among the `count` records at `at`, through its CNAMEs."""
+def _follow(
+    data: bytes, at: int, count: int, asked: bytes
+) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
+    """The addresses of `asked` among the `count` records at `at`, through its CNAMEs, and the
+    names on the way."""
     names: dict[int, bytes] = {12: asked}
     aliases: dict[bytes, bytes] = {}
     found: list[tuple[bytes, bytes]] = []
@@ -129,14 +134,16 @@ def _addresses(data: bytes, at: int, count: int, asked: bytes) -> tuple[bytes, .
             names[at] = target
             aliases.setdefault(owner, target)
         at = end
+    chain: tuple[bytes, ...] = (asked,)
     for _ in range(MAX_CHAIN + 1):
         here = [address for owner, address in found if owner == asked]
         if here:
-            return tuple(here) if len(here) < 2 else tuple(dict.fromkeys(here))
+            return tuple(here) if len(here) < 2 else tuple(dict.fromkeys(here)), chain
         following = aliases.get(asked)
         if following is None:
-            return ()
+            return (), chain
         asked = following
+        chain = (*chain, asked)
     raise ParseError("chain")
 
 

@@ -34,6 +34,7 @@ from collector.track.answers import Answers, AnswersConfig
 from collector.track.host_events import HostSeen, Resolution
 from collector.track.inside import Prefixes
 from collector.track.ranges import Ranges
+from collector.track.safeguard.targets import Targets
 from collector.track.stage_counts import ignore, stage
 from collector.track.visit_flows import KEY, NEVER, NO_DELTAS, VisitFlow, visit_flows
 from collector.track.visit_names import UNJOINED, Name, claim, repeated
@@ -61,6 +62,7 @@ _PORTLESS: Final = (1, 58)
 @dataclass(frozen=True, slots=True)
 class HostsConfig:
     """`access`: (base, prefix length in 128 bits) of the subscribers; others are ignored.
+    `targets`: of SafeGuard, to whose pages there are no visits.
 
     Tables: a flow's names cost about 500 bytes, an answer about 300.
     """
@@ -68,6 +70,7 @@ class HostsConfig:
     access: tuple[tuple[bytes, int], ...]
     ipv6_prefix_len: int = 64
     resolver_ports: tuple[int, ...] = (53,)
+    targets: Targets | None = None
     max_flows: int = 262_144
     max_answers: int = 262_144
     max_answers_per_client: int = 2_048
@@ -80,9 +83,10 @@ class Hosts:
     """The visit tracker: `seen`, `resolved` and `flows` between windows, `take` at each end.
 
     `counts` has, for "names" (handshakes), "answers" and "flows" (deltas): seen = recorded +
-    ignored + lost + open. Ignored is also split by its rule, as "ignored.RULE". "bytes.named",
-    "bytes.nameless" and "bytes.inbound" (nameless too, opened from outside) are those of the flows
-    of subscribers that did not go to a resolver.
+    ignored + lost + open. Ignored is also split by its rule, as "ignored.RULE"; one rule has names
+    of outsiders, repeats and block pages together, so that no counter tells of the last.
+    "bytes.named", "bytes.nameless" and "bytes.inbound" (nameless too, opened from outside) are of
+    the flows of subscribers that did not go to a resolver.
     """
 
     def __init__(self, config: HostsConfig) -> None:
@@ -105,8 +109,9 @@ class Hosts:
         """A handshake named a host."""
         counts = self.counts["names"]
         counts["seen"] += 1
-        if event.client not in self._ranges:
-            ignore(counts, "outsider")
+        targets = self._config.targets
+        if event.client not in self._ranges or (targets and targets.hides(event)):
+            ignore(counts, "unrecorded")
             return
         key = KEY.pack(
             event.client, event.server, event.protocol, event.client_port, event.server_port
@@ -114,7 +119,7 @@ class Hosts:
         names = self._names.pop(key, [])
         self._names[key] = names
         if repeated(names, event):
-            ignore(counts, "repeat")
+            ignore(counts, "unrecorded")
             return
         if len(names) >= MAX_NAMES_PER_FLOW:
             self._evict([names.pop(0)])

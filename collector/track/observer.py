@@ -25,13 +25,15 @@ from collector.track.host_reader import HostReader
 from collector.track.line_reader import LineReader
 from collector.track.ports import Ports
 from collector.track.radius_pairs import RadiusPairs
+from collector.track.safeguard.domain import Blocked
+from collector.track.safeguard.targets import Targets
 from collector.track.sessions import SessionEvent
 from collector.track.stage_counts import ignore, malformed, stage
 from collector.wire.loss import Loss
 
 __all__ = ["Event", "Observer", "ObserverConfig", "Ports", "Role"]
 
-Event = HostSeen | Resolution | SessionEvent | SipEvent
+Event = HostSeen | Resolution | Blocked | SessionEvent | SipEvent
 Role = Literal["access", "control", "lines"]
 
 _STAGES: Final = ("frames", "tunnels", "packets", "dns", "radius", "sip")
@@ -48,11 +50,12 @@ _LOSSES: Final = (
 @dataclass(frozen=True, slots=True)
 class ObserverConfig:
     """`roles`: what each interface is read for, by its index as `Frame.interface` gives it.
-    `secrets`: RADIUS shared secret by the sender's address in 16 bytes."""
+    `secrets`: RADIUS shared secret by the sender's address in 16 bytes. `targets`: of SafeGuard."""
 
     roles: Mapping[int, frozenset[Role]]
     ports: Ports = Ports()
     secrets: Mapping[bytes, bytes] = field(default_factory=dict, repr=False)
+    targets: Targets | None = None
 
 
 class Observer:
@@ -64,6 +67,7 @@ class Observer:
     def __init__(self, config: ObserverConfig) -> None:
         self._ports = config.ports
         self._secrets = config.secrets
+        self._targets = config.targets
         self._roles = dict(config.roles)
         self._fragments = FragmentTable()
         self._hosts = HostReader()
@@ -222,7 +226,16 @@ class Observer:
             ignore(counts, "no-answer")
             return []
         counts["recorded"] += 1
-        return [Resolution(packet.ts_ns, packet.dst, packet.src, answer.host, answer.addresses)]
+        ts_ns, client, resolver, addresses = packet.ts_ns, packet.dst, packet.src, answer.addresses
+        if self._targets is None:
+            return [Resolution(ts_ns, client, resolver, answer.host, addresses)]
+        category = self._targets.category(answer)
+        if category is None:
+            if not self._targets.pages.isdisjoint(addresses):
+                addresses = tuple(each for each in addresses if each not in self._targets.pages)
+            return [Resolution(ts_ns, client, resolver, answer.host, addresses)]
+        # Every counter takes a block for a look-up that led nowhere, of which there are many.
+        return [Resolution(ts_ns, client, resolver, "", ()), Blocked(ts_ns, client, category)]
 
     def _dns_segment(self, packet: Packet) -> list[Event]:
         messages, broken = self._dns_tcp.feed(packet)

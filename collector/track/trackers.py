@@ -17,6 +17,7 @@ from collector.track.hosts import Hosts, HostsConfig, HostSeen, Resolution
 from collector.track.journal_events import reading_of, sample_of
 from collector.track.links import Links, LinksConfig
 from collector.track.safeguard.domain import Blocked, SafeguardConfig
+from collector.track.safeguard.targets import Targets
 from collector.track.safeguard.tracker import Randomness, SafeGuard
 from collector.track.sessions import EVENTS, BindingChange, Sessions, SessionsConfig
 from collector.track.volume import Volume, VolumeConfig
@@ -54,6 +55,7 @@ class TrackersConfig:
     max_calls: int = 65_536
     max_flows: int = 1 << 20
     safeguard: SafeguardConfig | None = None
+    targets: Targets | None = None
 
 
 class Trackers:
@@ -232,6 +234,7 @@ class Trackers:
                 access=config.access,
                 ipv6_prefix_len=config.ipv6_prefix_len,
                 resolver_ports=config.resolver_ports,
+                targets=config.targets,
             )
         )
 

@@ -13,6 +13,7 @@ from fractions import Fraction
 from math import ceil
 from typing import Final
 
+from collector.track.safeguard.calendar import DAY_NS, HOUR_NS, HOURS
 from collector.wire.addr import MAPPED
 from collector.wire.releases import (
     CATEGORY_HOUR,
@@ -75,7 +76,8 @@ class SafeguardConfig:
     collector: its name. region: where its households are, one of `regions`. categories: in the
     order of `Blocked.category`. l0: by marginal, see DEFAULT_L0. epsilon_micro: millionths of ε
     that each marginal may cost a household-day, at most `budget_micro` together. routers: on how
-    many routers one household may be counted in a day (R); its charge is R-fold.
+    many routers one household may be counted in a day (R); its charge is R-fold. hour_ns and hours:
+    a day that is shorter, for a lab.
     """
 
     collector: str
@@ -87,6 +89,12 @@ class SafeguardConfig:
     budget_micro: int = MICRO
     routers: int = 1
     max_households: int = 1_000_000
+    hour_ns: int = HOUR_NS
+    hours: int = HOURS
+
+    @property
+    def day_ns(self) -> int:
+        return self.hour_ns * self.hours
 
     def __post_init__(self) -> None:
         _check_names("categories", self.categories, MAX_CATEGORIES)
@@ -106,6 +114,8 @@ class SafeguardConfig:
             raise ValueError(f"routers must be 1 to {MAX_ROUTERS}")
         if not 1 <= self.max_households <= MAX_HOUSEHOLDS:
             raise ValueError(f"max_households must be 1 to {MAX_HOUSEHOLDS}")
+        if not (0 < self.hour_ns <= HOUR_NS and 0 < self.hours <= HOURS) or DAY_NS % self.day_ns:
+            raise ValueError("hours of a day must be at most 24 of an hour, and divide a day")
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +199,7 @@ def _cells(config: SafeguardConfig, name: str) -> tuple[tuple[str, str], ...]:
 
 def _most_cells(config: SafeguardConfig, name: str) -> int:
     """A cap above the number of cells would add noise for nothing."""
-    hours = 24 if name == CATEGORY_HOUR else 1
+    hours = config.hours if name == CATEGORY_HOUR else 1
     return 1 if name == KEPT_DAY else hours * len(config.categories)
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from collector.track.ranges import Ranges
-from collector.track.safeguard.calendar import DAY_NS, Calendar, Ended
+from collector.track.safeguard.calendar import Calendar, Ended
 from collector.track.safeguard.domain import (
     Blocked,
     Marginal,
@@ -67,7 +67,7 @@ class SafeGuard:
             config.max_households,
             randomness.fill_random,
         )
-        self._calendar = Calendar()
+        self._calendar = Calendar(config.hour_ns, config.hours)
         self._pending: list[Rows] = []
 
     def blocked(self, event: Blocked) -> None:
@@ -116,7 +116,7 @@ class SafeGuard:
         """Tell the hour, and the day where it was its last; what was told is overwritten, come what
         may, as a count that is is told again with the next hour's would count a household twice."""
         households = self._households
-        day = (ended.end_ns - DAY_NS, ended.end_ns)
+        day = (ended.end_ns - self._config.day_ns, ended.end_ns)
         # The hours of a day share its caps: the first one carries the charge of them all.
         charge = self._hourly.epsilon_micro if ended.is_first else 0
         try:

@@ -26,6 +26,7 @@ from collector.capture.bpf import SHORT_BYTES, TAIL_BYTES, program
 from collector.capture.bpf_assembler import MAX_INSTRUCTIONS, Assembler, BpfError
 from collector.parse.link import LINK_ETHERNET, LINK_RAW, Frame
 from collector.track.observer import Observer, ObserverConfig, Ports, Role
+from collector.wire.addr import pack
 
 SNAPLEN = 65_535
 HELLO = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(500)
@@ -267,6 +268,39 @@ def test_every_udp_fragment_passes_and_no_other() -> None:
     assert passes(Ether(**MAC) / IPv6(**CLIENT6) / hop / Raw(b"x" * 1360))
 
 
+PAGES = ["203.0.113.7", "203.0.113.8", "2001:db8:b10c::7", "2001:db8:b10c::8"]
+PAGE_FILTERS = {
+    linktype: program(Ports(), linktype, SNAPLEN, [pack(each) for each in PAGES])
+    for linktype in (LINK_ETHERNET, LINK_RAW)
+}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_nothing_to_an_unheard_address_passes(page: str) -> None:
+    """Neither handshakes nor fragments, in any encapsulation; what comes from there does."""
+    wide = ":" in page
+    ends = {"src": "2001:db8::9" if wide else "10.0.0.9", "dst": page}
+    net, near = IPv6 if wide else IP, page[:-1] + "9"
+    pieces = (
+        TCP(sport=40000, dport=443, flags="PA") / HELLO,
+        TCP(sport=40000, dport=8443, flags="PA") / HELLO,
+        TCP(sport=40000, dport=80, flags="PA") / b"GET / HTTP/1.1",
+        UDP(sport=40000, dport=443) / INITIAL_V1,
+    )
+    for piece in pieces:
+        there, elsewhere = net(**ends) / piece, net(**{**ends, "dst": near}) / piece
+        assert passes(elsewhere, PAGE_FILTERS[LINK_RAW])
+        assert not passes(there, PAGE_FILTERS[LINK_RAW])
+        for link in (Ether(**MAC), Ether(**MAC) / Dot1Q(vlan=7), Ether(**MAC) / PPPoE() / PPP()):
+            assert passes(link / elsewhere, PAGE_FILTERS[LINK_ETHERNET])
+            assert not passes(link / there, PAGE_FILTERS[LINK_ETHERNET])
+    answer = net(src=page, dst=ends["src"]) / UDP(sport=53, dport=40000) / b"answer"
+    assert passes(Ether(**MAC) / answer, PAGE_FILTERS[LINK_ETHERNET])
+    if not wide:
+        parts = fragment(IP(**ends) / UDP(sport=1, dport=2) / bytes(3000), 1000)
+        assert not any(passes(Ether(**MAC) / part, PAGE_FILTERS[LINK_ETHERNET]) for part in parts)
+
+
 def test_truncated_frames_never_trap_and_starts_are_refused() -> None:
     for packet in (*WANTED.values(), *UNWANTED.values()):
         for family in both_families(packet) if IP in packet else [packet]:
@@ -366,13 +400,17 @@ def test_the_filter_costs_no_event_of_the_captures(folder: str) -> None:
 MANY = tuple(range(20_000, 20_016))
 
 
+UNHEARD = [pack(f"203.0.113.{n}") for n in range(64)] + [pack(f"2001:db8::{n}") for n in range(64)]
+
+
+@pytest.mark.parametrize("unheard", [[], UNHEARD], ids=["none", "128"])
 @pytest.mark.parametrize("linktype", [LINK_ETHERNET, LINK_RAW])
 @pytest.mark.parametrize(
     "ports", [Ports(), Ports((), (), (), (), (), (), ()), Ports(MANY, MANY, MANY, MANY, MANY, MANY)]
 )
-def test_the_kernel_takes_it(linktype: int, ports: Ports) -> None:
+def test_the_kernel_takes_it(linktype: int, ports: Ports, unheard: list[bytes]) -> None:
     """The kernel checks every jump, every scratch slot and the end; any socket will do for that."""
-    code = program(ports, linktype)
+    code = program(ports, linktype, unheard=unheard)
     buffer = ctypes.create_string_buffer(code, len(code))
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         fprog = struct.pack("@HP", len(code) // 8, ctypes.addressof(buffer))

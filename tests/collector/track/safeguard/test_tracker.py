@@ -172,7 +172,9 @@ def test_a_snapshot_holds_public_facts_only() -> None:
     made = started()
     for household in range(50):
         block(made, household, household % 3)
-    assert made.snapshot() == {"floor": -1, "days": [[19_999, 24, 1], [20_000, 0, 0]]}
+    assert made.snapshot() == {
+        "lengths": [HOUR, 24], "floor": -1, "days": [[19_999, 24, 1], [20_000, 0, 0]]
+    }  # fmt: skip
 
 
 def test_midnight_destroys_what_was_known_of_the_day() -> None:
