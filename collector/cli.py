@@ -221,11 +221,10 @@ def _lines(files: list[Path], classes: list[str], config: ReplayConfig) -> Itera
 
 def _ports_of(dns: str, tls: str, http: str, quic: str, radius: str, sip: str) -> Ports:
     """The ports of a replay; raises ValueError for what is no list of them."""
-    from collector.replay import VXLAN
     from collector.track.ports import Ports
 
     lists = {"dns": dns, "tls": tls, "http": http, "quic": quic, "radius": radius, "sip": sip}
-    return Ports(vxlan=VXLAN, **{name: _ports(text) for name, text in lists.items()})
+    return Ports(**{name: _ports(text) for name, text in lists.items()})
 
 
 def _ports(text: str) -> tuple[int, ...]:

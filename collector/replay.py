@@ -27,8 +27,6 @@ SECOND_NS: Final = 1_000_000_000
 CLASSES: Final = ("binding", "session", "visit", "call", "gap")
 """Record classes that a capture alone can give."""
 EVERYTHING: Final = ((bytes(16), 0),)
-VXLAN: Final = (4789,)
-"""RFC 7348 section 5. Who replays a capture knows where it was made."""
 _STEPPED_NS: Final = 3600 * SECOND_NS
 """Of a longer silence the rest passes in one step: files may lie years apart, and what timers do
 follows from when they were due, not from when they are looked at."""
@@ -41,7 +39,7 @@ class ReplayConfig:
     after the last packet, so that what the capture left open ends by the rules for silence."""
 
     interface: int = 1
-    ports: Ports = Ports(vxlan=VXLAN)
+    ports: Ports = Ports()
     secrets: dict[bytes, bytes] = field(default_factory=dict, repr=False)
     access: tuple[tuple[bytes, int], ...] = EVERYTHING
     trusted: tuple[tuple[bytes, int], ...] = ()
@@ -168,7 +166,8 @@ class _Replay:
 
 
 def _observer(config: ReplayConfig) -> Observer:
-    return Observer(ObserverConfig({config.interface: _ROLES}, config.ports, config.secrets))
+    roles = {config.interface: _ROLES}
+    return Observer(ObserverConfig(roles, config.ports, config.secrets, unfiltered=True))
 
 
 def _line(proto: str, client: bytes, server: bytes, host: str, port: str = "") -> dict[str, Any]:

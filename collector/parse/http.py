@@ -25,6 +25,9 @@ _VERSION: Final = re.compile(rb"HTTP/1\.[0-9]\Z")
 _ABSOLUTE: Final = re.compile(rb"[Hh][Tt][Tt][Pp][Ss]?://([^/?#]*)")
 _HEAD_END: Final = re.compile(rb"\n\r?\n")
 _HOST: Final = re.compile(rb"\n[Hh][Oo][Ss][Tt][ \t]*:([^\r\n]*)\r?\n")
+_LENGTH: Final = re.compile(
+    rb"\n[Cc][Oo][Nn][Tt][Ee][Nn][Tt]-[Ll][Ee][Nn][Gg][Tt][Hh][ \t]*:[ \t]*([0-9]{1,10})[ \t]*\r?\n"
+)
 """No pattern here can backtrack over more than one run of its input: time stays linear."""
 
 
@@ -70,6 +73,20 @@ def parse_request_host(stream: bytes) -> str | Incomplete:
     if head_end is not None:
         return ""
     return _more(stream)
+
+
+def request_end(stream: bytes) -> int:
+    """Where the request at the start of a stream ends and a pipelined one may begin (RFC 9112
+    section 9.3.2), after its body where a length is stated; 0 where the head is not whole.
+
+    A chunked body (section 7.1) is not walked through: the request then ends with its head.
+    """
+    line_end = stream.find(b"\n", 0, MAX_HEAD_BYTES)
+    head_end = _HEAD_END.search(stream, max(line_end, 0), MAX_HEAD_BYTES)
+    if head_end is None:
+        return 0
+    length = _LENGTH.search(stream, 0, head_end.start() + 1)
+    return head_end.end() + (int(length.group(1)) if length else 0)
 
 
 def _more(stream: bytes) -> Incomplete:

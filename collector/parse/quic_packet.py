@@ -29,6 +29,8 @@ _MAX_COALESCED: Final = 8
 """Packets read in one datagram; a client coalesces one per encryption level, which are four."""
 _MAX_FRAMES: Final = 512
 """Frames read in one packet, runs of padding counted once; Chromium makes about thirty."""
+_MIN_INITIAL_BYTES: Final = 40
+"""Shortest datagram worth a look: header, sample and tag; real ones are padded to 1,200."""
 _SAMPLE_BYTES: Final = 16
 _TAG_BYTES: Final = 16
 
@@ -62,24 +64,51 @@ class _Version:
 
 
 _CLIENT_IN: Final = _info(b"client in", 32)
-_VERSIONS: Final = {
-    0x00000001: _Version(
-        salt=bytes.fromhex("38762cf7f55934b34d179ae6a4c80cadccbb7f0a"),
+
+
+def _version1(salt: str) -> _Version:
+    """Version 1, or a draft of it, which differed in nothing that is read here but its salt."""
+    return _Version(
+        salt=bytes.fromhex(salt),
         initial=0,
         retry=3,
         key=_info(b"quic key", 16),
         iv=_info(b"quic iv", 12),
         hp=_info(b"quic hp", 16),
-    ),
-    0x6B3343CF: _Version(
-        salt=bytes.fromhex("0dede3def700a6db819381be6e269dcbf9bd2ed9"),
-        initial=1,
-        retry=0,
-        key=_info(b"quicv2 key", 16),
-        iv=_info(b"quicv2 iv", 12),
-        hp=_info(b"quicv2 hp", 16),
-    ),
+    )
+
+
+_DRAFT_23: Final = _version1("c3eef712c72ebb5a11a7d2432bb46365bef9f502")
+_DRAFT_29: Final = _version1("afbfec289993d24c9e9786f19c6111e04390a899")
+_VERSION_1: Final = _version1("38762cf7f55934b34d179ae6a4c80cadccbb7f0a")
+_VERSION_2: Final = _Version(
+    salt=bytes.fromhex("0dede3def700a6db819381be6e269dcbf9bd2ed9"),
+    initial=1,
+    retry=0,
+    key=_info(b"quicv2 key", 16),
+    iv=_info(b"quicv2 iv", 12),
+    hp=_info(b"quicv2 hp", 16),
+)
+_VERSIONS: Final = {
+    0x00000001: _VERSION_1,
+    0x6B3343CF: _VERSION_2,
+    **{0xFF000000 + draft: _DRAFT_23 for draft in range(23, 29)},
+    **{0xFF000000 + draft: _DRAFT_29 for draft in range(29, 33)},
+    **{0xFF000000 + draft: _VERSION_1 for draft in (33, 34)},
+    0xFACEB002: _DRAFT_23,
 }
+"""Drafts (draft-ietf-quic-tls section 5.2 of each, and Facebook's name for one) are met in captures
+only, as the filter passes the two versions that are spoken today."""
+
+
+def is_long_header(data: bytes) -> bool:
+    """Whether a datagram begins with a long header of a version known here (RFC 8999 section 5.1),
+    which says nothing yet about whether its keys open it."""
+    return (
+        len(data) > _MIN_INITIAL_BYTES
+        and data[0] & 0xC0 == 0xC0
+        and int.from_bytes(data[1:5], "big") in _VERSIONS
+    )
 
 
 @dataclass(frozen=True, slots=True)

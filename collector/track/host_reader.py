@@ -9,10 +9,12 @@ from collector.parse.ip import Packet
 from collector.parse.quic import QuicInitials
 from collector.parse.reader import Incomplete, ParseError
 from collector.track.host_events import HostSeen
-from collector.track.reassembly import StreamTable, flow_key
+from collector.track.reassembly import FlowKey, StreamTable, flow_key
 from collector.track.stage_counts import ignore, malformed, stage
 
 _HANDSHAKE: Final = 0x16
+_MAX_PIPELINED: Final = 64
+"""Requests read at once; 64 KiB could hold 2,000 of the shortest, all for one host."""
 
 
 class HostReader:
@@ -43,30 +45,53 @@ class HostReader:
         stream = self.streams.feed(packet, packet.ts_ns)
         if stream is None:
             return []
-        evidence: Literal["tls", "http"] = "tls" if stream[0] == _HANDSHAKE else "http"
+        is_tls = stream[0] == _HANDSHAKE
+        return self._hello(packet, stream) if is_tls else self._requests(packet, stream)
+
+    def _hello(self, packet: Packet, stream: bytes) -> list[HostSeen]:
+        """The beginning of a TLS connection."""
         key = flow_key(packet)
-        host, ech, port = "", False, ""
         try:
-            if evidence == "tls":
-                hello = tls.parse_client_hello(stream)
-                if isinstance(hello, Incomplete):
-                    self.streams.expect(key, hello.need)
-                    return []
-                host, ech, port = hello.host, hello.ech, hello.port
-            else:
-                head = http.parse_request_host(stream)
-                if isinstance(head, Incomplete):
-                    self.streams.expect(key, head.need)
-                    return []
-                host = head
+            hello = tls.parse_client_hello(stream)
         except ParseError:
-            self.streams.finish(key)
-            self.stages[evidence]["seen"] += 1
-            malformed(self.stages[evidence])
+            self._broken(key, "tls")
+            return []
+        if isinstance(hello, Incomplete):
+            self.streams.expect(key, hello.need)
             return []
         self.streams.finish(key)
+        self.stages["tls"]["seen"] += 1
+        return self._name(packet, "tls", hello.host, hello.ech, hello.port)
+
+    def _requests(self, packet: Packet, stream: bytes) -> list[HostSeen]:
+        """The requests that a client wrote without waiting for answers, the last one perhaps in
+        part. Those on one stream mostly name the host of the first."""
+        key = flow_key(packet)
+        events: list[HostSeen] = []
+        for _ in range(_MAX_PIPELINED):
+            try:
+                host = http.parse_request_host(stream)
+            except ParseError:
+                self._broken(key, "http")
+                return events
+            if isinstance(host, Incomplete):
+                self.streams.expect(key, host.need)
+                return events
+            self.stages["http"]["seen"] += 1
+            events += self._name(packet, "http", host, False, "")
+            end = http.request_end(stream)
+            rest = stream[end:] if end else b""
+            if not http.looks_like_request(rest):
+                break
+            self.streams.advance(key, end)
+            stream = rest
+        self.streams.finish(key, end)
+        return events
+
+    def _broken(self, key: FlowKey, evidence: Literal["tls", "http"]) -> None:
+        self.streams.finish(key)
         self.stages[evidence]["seen"] += 1
-        return self._name(packet, evidence, host, ech, port)
+        malformed(self.stages[evidence])
 
     def elsewhere(self, packet: Packet) -> list[HostSeen]:
         """A ClientHello to a port that is not listed. The filter passes no tail there, so only one

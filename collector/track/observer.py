@@ -16,6 +16,7 @@ from typing import Final, Literal
 from collector.parse import dns, ip, link, radius, sip, tls, tunnel
 from collector.parse.ip import TCP, UDP, Fragment, Packet
 from collector.parse.link import Frame
+from collector.parse.quic_packet import is_long_header
 from collector.parse.reader import ParseError
 from collector.parse.sip import SipEvent
 from collector.track.followers import DnsFramer, Follower
@@ -50,12 +51,15 @@ _LOSSES: Final = (
 @dataclass(frozen=True, slots=True)
 class ObserverConfig:
     """`roles`: what each interface is read for, by its index as `Frame.interface` gives it.
-    `secrets`: RADIUS shared secret by the sender's address in 16 bytes. `targets`: of SafeGuard."""
+    `secrets`: RADIUS shared secret by the sender's address in 16 bytes. `targets`: of SafeGuard.
+    `unfiltered`: frames are all of a capture's and not what the filter passes, so that handshakes can be read on every port;
+    who replays a capture knows where it was made, so tunnels in UDP are opened too."""
 
     roles: Mapping[int, frozenset[Role]]
     ports: Ports = Ports()
     secrets: Mapping[bytes, bytes] = field(default_factory=dict, repr=False)
     targets: Targets | None = None
+    unfiltered: bool = False
 
 
 class Observer:
@@ -68,6 +72,7 @@ class Observer:
         self._ports = config.ports
         self._secrets = config.secrets
         self._targets = config.targets
+        self._unfiltered = config.unfiltered
         self._roles = dict(config.roles)
         self._fragments = FragmentTable()
         self._hosts = HostReader()
@@ -148,11 +153,12 @@ class Observer:
             try:
                 # Subscribers can send tunnels too, and write into them what they like.
                 inner = tunnel.inner_ip(packet) if "control" in roles else None
-                inner = inner or tunnel.inner_vxlan(packet, self._ports.vxlan)
             except ParseError:
                 self._stages["tunnels"]["seen"] += 1
                 malformed(self._stages["tunnels"])
                 return None
+            if inner is None and self._unfiltered and packet.sport not in self._ports.dns:
+                inner = tunnel.inner_udp(packet)
             if inner is None:
                 return packet
             self._stages["tunnels"]["seen"] += 1
@@ -201,6 +207,8 @@ class Observer:
                 return self._radius(packet)
             if signals and (sport in ports.sip or dport in ports.sip):
                 return self._sip(packet, packet.payload)
+            if self._unfiltered and access and ports.quic and is_long_header(packet.payload):
+                return [*self._hosts.quic(packet)]
         elif packet.proto == TCP:
             if access and (dport in ports.tls or dport in ports.http):
                 return [*self._hosts.stream(packet)]
@@ -208,6 +216,8 @@ class Observer:
                 return self._dns_segment(packet)
             if signals and (sport in ports.sip or dport in ports.sip):
                 return self._sip_segment(packet)
+            if access and self._unfiltered:
+                return [*self._hosts.stream(packet)]
             if access and ports.tls and tls.looks_like_client_hello(packet.payload):
                 return [*self._hosts.elsewhere(packet)]
         counts["recorded"] -= 1

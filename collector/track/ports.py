@@ -23,11 +23,9 @@ class Ports:
     radius: tuple[int, ...] = (1812, 1813, 3799)
     sip: tuple[int, ...] = (5060,)
     dhcp: tuple[int, ...] = (67, 68, 546, 547)
-    vxlan: tuple[int, ...] = ()
-    """None by itself: what is inside says who sent it, and only the operator's own overlay may."""
 
     def __post_init__(self) -> None:
-        for name in ("dns", "tls", "http", "quic", "radius", "sip", "dhcp", "vxlan"):
+        for name in ("dns", "tls", "http", "quic", "radius", "sip", "dhcp"):
             ports = getattr(self, name)
             if len(ports) > MAX_PORTS:
                 raise ValueError(f"{name}: {len(ports)} ports, at most {MAX_PORTS}")

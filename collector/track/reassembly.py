@@ -151,8 +151,9 @@ class StreamTable:
         if need > self._limits.flow_bytes:
             self._give_up(flow)
 
-    def finish(self, key: FlowKey) -> None:
-        """Drops the flow's bytes, which were read.
+    def finish(self, key: FlowKey, read: int = 0) -> None:
+        """Drops the flow's bytes, of which the first `read` were needed, more perhaps than are
+        there: the rest of those is passed over when it comes.
 
         Its position stays for a while, so that a repeated segment is not read twice. A segment
         after it that looks like a beginning is one: the next request on a kept connection.
@@ -161,7 +162,25 @@ class StreamTable:
         if flow is None or flow.done:
             return
         self.counts["recorded"] += flow.open
+        ahead = read - len(flow.data.data)
         self._close(flow)
+        if 0 < ahead < _HALF // 2:
+            flow.start = (flow.start + ahead) % _WRAP
+
+    def advance(self, key: FlowKey, read: int) -> None:
+        """Drops the flow's first `read` bytes and goes on with what follows them."""
+        flow = self._flows.get(key)
+        if flow is None or flow.done:
+            return
+        rest = bytes(flow.data.data[read:])
+        self.counts["recorded"] += flow.open
+        self._held -= flow.held
+        flow.start = (flow.start + read) % _WRAP
+        flow.data = Prefix(self._limits.flow_bytes)
+        flow.data.add(0, rest)
+        flow.held = flow.data.held
+        self._held += flow.held
+        flow.need, flow.open = len(rest) + 1, 0
 
     def _begin(self, key: FlowKey, start: int, now_ns: int) -> None:
         """Notes a SYN. It costs no flow, so a flood of them evicts nobody's bytes."""

@@ -68,7 +68,7 @@ def test_raw_and_replayed_link_types() -> None:
 def test_what_carries_no_ip() -> None:
     arp = ETHER / ARP(pdst="10.0.0.1")
     lcp = ETHER / PPPoE(sessionid=9) / PPP(proto=0xC021) / b"\1\1\0\4"
-    pseudowire = ETHER / MPLS(label=17, s=1) / (b"\0\0\0\0" + bytes(ETHER / V4))
+    pseudowire = ETHER / MPLS(label=17, s=1) / (b"\0\0\0\0" + bytes(arp))
     spanning_tree = Dot3(src="02:00:00:00:00:01", dst="01:80:c2:00:00:00") / bytes(40)
     for frame in (arp, lcp, pseudowire, spanning_tree):
         assert unwrap(bytes(frame), LINK_ETHERNET) is None
@@ -98,8 +98,10 @@ def test_unknown_link_type() -> None:
 
 @given(
     st.binary(max_size=60),
-    st.sampled_from([b"\x81\0", b"\x88\xa8", b"\x88\x64", b"\x88\x47", b"\x08\0"]),
-    st.sampled_from([0, 1, 9, 12, 101, 113, 276, 5]),
+    st.sampled_from(
+        [b"\x81\0", b"\x88\xa8", b"\x88\x64", b"\x88\x47", b"\x08\0", b"\x88\xe7", b"\x89\x03"]
+    ),
+    st.sampled_from([0, 1, 9, 12, 101, 104, 105, 113, 127, 192, 219, 239, 258, 276, 5]),
 )
 def test_fuzz(data: bytes, kind: bytes, linktype: int) -> None:
     only_parse_error(lambda frame: unwrap(frame, linktype), data)

@@ -259,7 +259,7 @@ def test_what_is_no_client_initial() -> None:
         *(b"", b"\x40" + good[1:], b"\x80" + good[1:], good[:6]),
         b"\xd0" + good[1:15] + _varint(40) + bytes(40),  # 0-RTT
         good[:1] + b"\0\0\0\0" + good[5:],  # version negotiation
-        good[:1] + b"\xff\0\0\x1d" + good[5:],  # a draft
+        good[:1] + b"\xff\0\0\x16" + good[5:],  # a draft that nobody speaks
         b"\xf0" + good[1:],  # Retry
         _initial(_crypto(0, HELLO), dcid=b"\1\2\3"),  # keys cannot follow from a short id
     ):
