@@ -1,31 +1,24 @@
 """Capture files in, frames out: pcap and pcapng, one after another in order of time.
 
-scapy's raw readers know the formats (both byte orders, micro- and nanoseconds, pcapng's blocks and
-interfaces); here what they give becomes `Frame`, and what they raise becomes one error with the
-file's name. A file that ends in the middle gives every whole packet before its end, then the error.
+What is wrong with a file becomes one error with its name. One that ends in the middle gives every
+whole packet before its end, then the error.
 """
 
 from __future__ import annotations
 
 import heapq
-import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from scapy.error import Scapy_Exception
-from scapy.utils import RawPcapNgReader, RawPcapReader
-
+from collector.capture.pcapfile import Damaged, packets
 from collector.parse.link import Frame
 
 INTERFACE: Final = 1
 """Replayed frames are all of one interface, read for every role."""
 MAX_FILES: Final = 1_024
-MAX_PACKET_BYTES: Final = 262_144
-"""Longest packet taken, libpcap's own limit (MAXIMUM_SNAPLEN)."""
-_HEADER: Final = 24
-"""Bytes of pcap's file header; pcapng's first block has 28."""
-_BLOCK_HEADER: Final = 12
+MAX_TIME_NS: Final = 2**62
+"""A year above 2100, so that sums with a time stay within 64 bits."""
 
 
 class CaptureFileError(ValueError):
@@ -44,51 +37,16 @@ def frames(paths: Sequence[Path]) -> Iterator[Frame]:
 
 def _file(path: Path) -> Iterator[Frame]:
     number = 0
+    where = "no pcap or pcapng file, or empty"
     try:
-        with path.open("rb") as file:  # ours to close: scapy leaves what it refuses open
-            if not file.peek(_HEADER)[_HEADER - 1 :]:
-                raise ValueError("no room for a header")
-            reader = RawPcapReader(file)
-            while found := _packet(reader):
+        with path.open("rb") as file:
+            found = packets(file)
+            where = "damaged before its first packet"
+            for ts_ns, linktype, data in found:
+                if not 0 <= ts_ns < MAX_TIME_NS:
+                    raise Damaged("a time that cannot be")
                 number += 1
-                yield found
-    except (Scapy_Exception, struct.error, LookupError, ValueError, OverflowError):
-        where = f"damaged after packet {number}" if number else "no pcap or pcapng file, or empty"
+                where = f"damaged after packet {number}"
+                yield Frame(ts_ns, data, linktype, INTERFACE, False)
+    except Damaged:
         raise CaptureFileError(f"{path}: {where}") from None
-
-
-def _packet(reader: Any) -> Frame | None:
-    """The next packet; None at the end of a whole file, ValueError at that of a cut one."""
-    is_ng = isinstance(reader, RawPcapNgReader)
-    at = reader.f.tell()
-    try:
-        data, meta = reader._read_packet(size=MAX_PACKET_BYTES)
-    except EOFError:
-        if is_ng:
-            _check_blocks(reader.f, at)
-        elif reader.f.tell() != at:
-            raise ValueError("a record cut short") from None
-        return None
-    if not is_ng and len(data) < min(meta.caplen, MAX_PACKET_BYTES):
-        raise ValueError("a packet cut short")
-    linktype = int(meta.linktype if is_ng else reader.linktype)
-    return Frame(_time(reader, meta), bytes(data), linktype, INTERFACE, False)
-
-
-def _check_blocks(file: Any, at: int) -> None:
-    """Raise ValueError unless whole blocks follow from `at` on: scapy just ends at a cut one."""
-    file.seek(at)
-    while header := file.read(8):
-        (length,) = struct.unpack("<I", header[4:8])
-        swapped = int.from_bytes(header[4:8], "big")
-        length = min(length, swapped)  # the section's byte order; the wrong one is the larger
-        if length < _BLOCK_HEADER or len(file.read(length - 8)) != length - 8:
-            raise ValueError("a block cut short")
-
-
-def _time(reader: Any, meta: Any) -> int:
-    """Nanoseconds UTC of a packet."""
-    if isinstance(reader, RawPcapNgReader):
-        ticks = (int(meta.tshigh or 0) << 32) + int(meta.tslow or 0)
-        return ticks * 1_000_000_000 // int(meta.tsresol)
-    return int(meta.sec) * 1_000_000_000 + int(meta.usec) * (1 if reader.nano else 1_000)

@@ -29,7 +29,7 @@ FENCES: Final[dict[str, tuple[str, ...]]] = {
     "clickhouse_driver": ("aggregator/store/client.py",),
     "chdb": ("aggregator/store/engine_main.py",),
     "pyroute2": ("collector/capture/",),
-    "scapy": ("collector/capture/",),
+    "scapy": ("tests/",),
     "typer": (
         "collector/cli.py",
         "aggregator/cli.py",
