@@ -10,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
-from collector.replay import VXLAN, ReplayConfig, prefix_of
+from collector.replay import ReplayConfig, prefix_of
 from collector.track.ports import Ports
 from collector.wire.addr import pack
 
@@ -52,7 +52,7 @@ class Settings:
         return cls(**values)
 
     def ports(self) -> Ports:
-        return Ports(sip=self.sip_ports, radius=self.radius_ports, vxlan=VXLAN)
+        return Ports(sip=self.sip_ports, radius=self.radius_ports)
 
     def replay(self) -> ReplayConfig:
         """The same as a replay takes them."""
