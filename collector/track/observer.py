@@ -52,8 +52,9 @@ _LOSSES: Final = (
 class ObserverConfig:
     """`roles`: what each interface is read for, by its index as `Frame.interface` gives it.
     `secrets`: RADIUS shared secret by the sender's address in 16 bytes. `targets`: of SafeGuard.
-    `unfiltered`: frames are all of a capture's and not what the filter passes, so that handshakes can be read on every port;
-    who replays a capture knows where it was made, so tunnels in UDP are opened too."""
+    `unfiltered`: frames are all of a capture's and not what the filter passes, so that handshakes
+    can be read on every port; who replays a capture knows where it was made, so tunnels in UDP are
+    opened too."""
 
     roles: Mapping[int, frozenset[Role]]
     ports: Ports = Ports()
