@@ -37,7 +37,7 @@ def unit_of(path: Path) -> str:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if config.getoption("numprocesses", None) is None:
+    if not hasattr(config, "workerinput"):
         return
     rank = {unit: number for number, unit in enumerate(LONGEST)}
     units = {item: unit_of(item.path) for item in items}

@@ -18,7 +18,8 @@ from typing import Final
 
 from aggregator.store.client import Client, Endpoint
 from aggregator.store.migrate import Migrator
-from tests.aggregator.support import free_port, wait_for
+from tests.aggregator.support import wait_for
+from tests.ports import free_port
 
 CLUSTER: Final = "tally"
 SHARDS: Final = 2

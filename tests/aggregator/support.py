@@ -6,7 +6,6 @@ import http.client
 import os
 import shutil
 import signal
-import socket
 import ssl
 import subprocess
 import time
@@ -23,6 +22,7 @@ from collector.wire.addr import pack
 from collector.wire.batch import Receipt, parse_receipt
 from collector.wire.codec import encode
 from collector.wire.records import CLASSES, record_id
+from tests.ports import free_port
 
 S: Final = 1_000_000_000
 DAY: Final = 86_400 * S
@@ -50,12 +50,6 @@ _USERS: Final = """<yandex>
     <profile>default</profile><quota>default</quota></default></users>
 </yandex>
 """
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class DebianServer:

@@ -27,7 +27,8 @@ from aggregator.store.bundled import USERS, Engine
 from aggregator.store.client import Client
 from aggregator.store.errors import StoreError
 from tests.aggregator.queries.world import DAY, HOUR, World, at, binding, call, session, usage
-from tests.aggregator.support import Store, free_port
+from tests.aggregator.support import Store
+from tests.ports import free_port
 
 NAME = "=sub 'one'"
 

@@ -23,7 +23,8 @@ from aggregator.setup import initialise
 from retention import service
 from retention.client import Client, ServiceError, Where
 from retention.config import Role
-from tests.aggregator.support import client_tls, free_port, upload
+from tests.aggregator.support import client_tls, upload
+from tests.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 

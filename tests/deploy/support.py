@@ -7,7 +7,6 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import time
 import urllib.error
@@ -23,6 +22,7 @@ from tests.lab.lab import Lab
 from tests.lab.netns import Namespace, end
 from tests.lab.relay import Relay
 from tests.lab.truth import Truth
+from tests.ports import free_port
 
 DEPLOY: Final = Path(__file__).parents[2] / "deploy"
 RULES: Final = DEPLOY / "prometheus" / "tallyhold.rules.yml"
@@ -57,9 +57,7 @@ class Prometheus:
         self.folder.mkdir()
         shutil.copy(RULES, self.folder)
         (self.folder / CONFIG.name).write_text(derived(CONFIG.read_text(), self._targets))
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         with (self.folder / "log").open("w") as log:
             self._process = subprocess.Popen(
                 [

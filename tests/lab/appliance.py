@@ -11,7 +11,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -30,6 +29,7 @@ from aggregator.reader import reader
 from tests.lab.lab import Lab
 from tests.lab.netns import LabError, end
 from tests.lab.truth import Truth
+from tests.ports import free_port
 
 ROOT: Final = Path(__file__).parents[2]
 COLLECTOR: Final = "edge-1"
@@ -70,7 +70,7 @@ class Appliance:
         self.settings = settings
         self.config = self.folder / "appliance" / "aggregator.toml"
         self.collector_config = self.folder / "collector.toml"
-        self.port, self.metrics_port, self.collector_metrics_port = free_ports(3)
+        self.port, self.metrics_port, self.collector_metrics_port = (free_port() for _ in range(3))
         self.aggregator: subprocess.Popen[str] | None = None
         self.collector: subprocess.Popen[str] | None = None
         self._stack = ExitStack()
@@ -356,14 +356,3 @@ def _span(span: Period) -> dict[str, int]:
 def _strings(values: object) -> Sequence[str]:
     assert isinstance(values, list)
     return values
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()

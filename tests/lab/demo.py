@@ -25,10 +25,11 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from tests.lab import netns, retention
-from tests.lab.appliance import Answers, Appliance, free_ports
+from tests.lab.appliance import Answers, Appliance
 from tests.lab.context import Progress as Step
 from tests.lab.lab import Lab
 from tests.lab.truth import CallTruth, SubscriberTruth, Truth
+from tests.ports import free_port
 
 ROOT: Final = Path(__file__).parents[2]
 FOLDER: Final = ROOT / "build" / "demo"
@@ -79,7 +80,7 @@ def run(console: Console, lab: Lab, appliance: Appliance, *, keep: bool) -> int:
     print_report(console, report)
     console.print("\n[bold]Retention[/bold]: a court order for one, the end of the period for all")
     appliance.retire_collector()
-    report["retention"] = retention.play(appliance, truth, free_ports(1)[0], _sayer(console))
+    report["retention"] = retention.play(appliance, truth, free_port(), _sayer(console))
     report["ok"] = report["ok"] and report["retention"]["ok"]
     path = appliance.folder / "report.json"
     path.write_text(json.dumps(report, indent=1) + "\n")

@@ -22,7 +22,8 @@ from aggregator.store.client import Client
 from retention.audit.verify import verify
 from retention.model import DAY_US
 from tests.aggregator.conftest import bundled_engine
-from tests.aggregator.support import Store, free_port
+from tests.aggregator.support import Store
+from tests.ports import free_port
 from tests.retention import rig
 from tests.retention.vault.world import World, row
 

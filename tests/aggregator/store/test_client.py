@@ -18,7 +18,8 @@ from aggregator.store.client import (
     Unavailable,
     read_password,
 )
-from tests.aggregator.support import Store, free_port
+from tests.aggregator.support import Store
+from tests.ports import free_port
 
 pytestmark = pytest.mark.engine
 

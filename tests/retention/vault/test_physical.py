@@ -22,7 +22,8 @@ from retention.vault.folders import (
     waiting_batches,
 )
 from retention.vault.port import Residue
-from tests.aggregator.support import Spool, free_port, rows, usage_rows
+from tests.aggregator.support import Spool, rows, usage_rows
+from tests.ports import free_port
 from tests.retention.vault.world import (
     NOON,
     S,
