@@ -9,7 +9,7 @@ demo: debian .venv/ready
 	$(BIN)/python -m tests.lab.demo $(if $(KEEP),--keep)
 
 test: debian .venv/ready check
-	$(BIN)/pytest -n 2 --dist loadgroup --no-loadscope-reorder
+	$(BIN)/pytest -n 2 --no-loadscope-reorder
 
 check: .venv/ready
 	$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""How the suite is shared out where it runs on several cores (`pytest -n 2 --dist loadgroup`).
+"""How the suite is shared out where it runs on several cores (`pytest -n 2`).
 
 A test file is one unit, as its fixtures are; so is a folder whose tests share one lab. The longest
 units come first: whoever is left with the last one should not be left with a long one.
@@ -7,12 +7,12 @@ units come first: whoever is left with the last one should not be left with a lo
 from __future__ import annotations
 
 import signal
-from pathlib import Path
 from typing import Final
 
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
-ROOT: Final = Path(__file__).parent
 ONE_LAB: Final = ("faults", "deploy")
 """Folders whose tests share a lab and an appliance."""
 LONGEST: Final = (
@@ -30,17 +30,24 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def unit_of(path: Path) -> str:
-    """The unit that a test file belongs to."""
-    name = path.relative_to(ROOT).as_posix()
+def unit_of(nodeid: str) -> str:
+    """The unit that a test belongs to."""
+    name = nodeid.partition("::")[0].removeprefix("tests/")
     return next((folder for folder in ONE_LAB if name.startswith(f"{folder}/")), name)
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if not hasattr(config, "workerinput"):
-        return
+class Units(LoadScopeScheduling):  # type: ignore[misc]
+    """Hands out whole units, in the order in which they were collected."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return unit_of(nodeid)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Units:
+    return Units(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     rank = {unit: number for number, unit in enumerate(LONGEST)}
-    units = {item: unit_of(item.path) for item in items}
-    items.sort(key=lambda item: rank.get(units[item], len(rank)))
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(units[item]))
+    items.sort(key=lambda item: rank.get(unit_of(item.nodeid), len(rank)))
