@@ -141,14 +141,13 @@ def check_identity(header: Header, identity: str) -> Reject | None:
 
 
 def check_schema(header: Header) -> Reject | None:
-    """Rows of a schema this version cannot read are refused with what to upgrade."""
-    if header.schema_version == SCHEMA_VERSION:
+    """Rows of a schema younger than this version's are refused with what to upgrade."""
+    if header.schema_version <= SCHEMA_VERSION:
         return None
-    older = header.schema_version < SCHEMA_VERSION
     return Reject(
         "schema-version",
-        f"the batch has record schema {header.schema_version}, this aggregator reads"
-        f" {SCHEMA_VERSION}: upgrade the {'collector' if older else 'aggregator'}",
+        f"the batch has record schema {header.schema_version}, this aggregator reads up to"
+        f" {SCHEMA_VERSION}: upgrade the aggregator",
     )
 
 

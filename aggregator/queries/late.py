@@ -25,9 +25,10 @@ _RANGES: Final = 100
 """Ranges of addresses in one statement."""
 
 USAGE: Final = """start_us, end_us, up_bytes, down_bytes, up_packets, down_packets, flows"""
-CALL: Final = """record_id, observed_us, direction, a_raw, a_e164, b_raw, b_e164, presentation,
-       start_us, ring_us, answer_us, end_min_us, end_max_us, talk_ms, disposition, sip_code,
-       released_by, emergency, flags"""
+CALL: Final = """record_id, observed_us, direction, a_raw, a_e164, b_raw, b_e164, connected_raw,
+       connected_e164, charged, presentation, start_us, ring_us, answer_us, end_min_us, end_max_us,
+       setup_ms, ring_ms, talk_ms, disposition, sip_code, q850, released_by, emergency, partial,
+       flags"""
 _TABLES: Final = {"usage": ("usage", USAGE), "call": ("call FINAL", CALL)}
 
 

@@ -4,7 +4,8 @@ A file is in the common subset of SQL with three additions: `{engine:TABLE:ENGIN
 Replicated form where a cluster is configured, `{on_cluster}` becomes ` ON CLUSTER name` there, and
 a comment `-- since X.Y: STATEMENT;`, with more lines indented under it, runs only on servers of at
 least that version. Every statement can be repeated, so a migration that was cut short is simply
-run again.
+run again; one that adds columns is passed over where they are, as the oldest servers have no IF NOT
+EXISTS for them.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ FOLDER: Final = Path(__file__).with_name("migrations")
 _NAME: Final = re.compile(r"(\d{4})_([a-z0-9_]+)\.sql")
 _ENGINE: Final = re.compile(r"\{engine:(\w+):([A-Za-z]+)(?:\((\w*)\))?\}")
 _SINCE: Final = re.compile(r"-- since (\d+)\.(\d+): (.*)")
+_ADDS: Final = re.compile(r"ALTER TABLE (\w+)[^,;]*?\sADD COLUMN (\w+)")
 _IDENTIFIER: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}")
 
 
@@ -144,7 +146,8 @@ class Migrator:
         self._prepare()
         for step in steps:
             for statement in step.statements:
-                self._client.execute(statement)
+                if not self._is_added(statement):
+                    self._client.execute(statement)
             self._client.insert(
                 "schema_migrations",
                 {
@@ -156,6 +159,18 @@ class Migrator:
             )
         check(self._client, self._client.database)
         return steps
+
+    def _is_added(self, statement: str) -> bool:
+        """Whether a statement would add columns that are there: one ALTER adds all or none."""
+        adds = _ADDS.match(statement)
+        if adds is None:
+            return False
+        found = self._client.query_columns(
+            "SELECT name FROM system.columns"
+            " WHERE database = %(database)s AND table = %(table)s AND name = %(name)s",
+            {"database": self._client.database, "table": adds[1], "name": adds[2]},
+        )
+        return bool(found.get("name"))
 
     def _prepare(self) -> None:
         """The database and the table that counts migrations."""

@@ -1,13 +1,13 @@
 """SIP: turns one message into a `SipEvent` with what a call record needs.
 
 RFC 3261 sections 7 and 25, RFC 3325 (P-Asserted-Identity), RFC 3323 (Privacy), RFC 3326 (Reason),
-RFC 4028 (Session-Expires). Bodies are never looked at: the framer of TCP streams steps over them
-and the parser stops at the empty line. Display names are read only for whether they withhold the
-number.
+RFC 4028 (Session-Expires). Of bodies only the origin of a session description is looked at, and
+only its hash goes further. Display names are read only for whether they withhold the number.
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -21,6 +21,9 @@ from collector.parse.sip_head import END, MAX_HEAD_BYTES, START, every, headers_
 __all__ = ["MAX_HEAD_BYTES", "Framer", "SipEvent", "parse"]
 
 _RESPONSE: Final = re.compile(r"SIP/2\.0 ([1-6][0-9]{2})(?: .*)?", re.IGNORECASE)
+_ORIGIN: Final = re.compile(rb"^o=(\S{1,64} \S{1,64}) \S{1,64}( IN \S{1,4} \S{1,255})\r?$", re.M)
+_MAX_BODY_READ: Final = 1024
+"""Bytes of a body in which the origin is looked for; it is the second line (RFC 8866 section 5)."""
 _REQUEST: Final = re.compile(r"([A-Za-z0-9\-.!%*_+`'~]{1,64}) (\S+) SIP/2\.0", re.IGNORECASE)
 
 
@@ -31,7 +34,9 @@ class SipEvent:
     status: 0 for a request, whose name is `method`; for a response `method` is that of its CSeq.
     branch, sent_by: of the topmost Via. anonymous: the From header withholds the caller.
     p_asserted: URIs of P-Asserted-Identity; whether they count is for the reader to decide by the
-    sender. session_expires: seconds.
+    sender. session_expires: seconds. diversions: as `sip_values.diversions`. replaces: a Call-ID.
+    refer_to: URI without parameters. referred: whether Referred-By is there. session_id: of RFC
+    7989. origin: hash of who made the session description (RFC 8866 section 5.2, o=).
     """
 
     ts_ns: int
@@ -56,12 +61,19 @@ class SipEvent:
     privacy: tuple[str, ...] = ()
     q850: int = 0
     session_expires: int = 0
+    diversions: tuple[sip_values.Diversion, ...] = ()
+    replaces: str = ""
+    refer_to: str = ""
+    referred: bool = False
+    session_id: str = ""
+    origin: str = ""
 
     def to_json(self) -> dict[str, object]:
         """A JSON-able dict, bytes as hex; `from_json` gives an equal event back."""
         out: dict[str, object] = {name: getattr(self, name) for name in _FIELDS}
         out["src"], out["dst"] = self.src.hex(), self.dst.hex()
-        out["p_asserted"], out["privacy"] = list(self.p_asserted), list(self.privacy)
+        for name in _LISTS:
+            out[name] = list(getattr(self, name))
         return out
 
     @classmethod
@@ -69,14 +81,14 @@ class SipEvent:
         """The event that `to_json` wrote; raises KeyError, TypeError or ValueError for others."""
         values = {name: data[name] for name in _FIELDS}
         values["src"], values["dst"] = bytes.fromhex(data["src"]), bytes.fromhex(data["dst"])
-        values["p_asserted"], values["privacy"] = (
-            tuple(data["p_asserted"]),
-            tuple(data["privacy"]),
-        )
+        for name in _LISTS:
+            values[name] = tuple(data[name])
+        values["diversions"] = tuple((a, b, c) for a, b, c in data["diversions"])
         return cls(**values)
 
 
 _FIELDS: Final = tuple(field.name for field in fields(SipEvent))
+_LISTS: Final = ("p_asserted", "privacy", "diversions")
 
 
 def parse(
@@ -131,4 +143,18 @@ def parse(
         privacy=sip_values.privacy(headers.get("privacy", [])),
         q850=sip_values.q850(every(headers, "reason")),
         session_expires=sip_values.seconds(headers.get("session-expires", [""])[0]),
+        diversions=sip_values.diversions(
+            every(headers, "diversion"), every(headers, "history-info")
+        ),
+        replaces=sip_values.replaced(headers.get("replaces", [""])[0]),
+        refer_to=sip_values.referred_to(headers.get("refer-to", [""])[0]),
+        referred="referred-by" in headers,
+        session_id=sip_values.session_id(headers.get("session-id", [""])[0]),
+        origin=_origin(payload, end.end()) if method == "INVITE" and request else "",
     )
+
+
+def _origin(payload: bytes, begin: int) -> str:
+    """Hash of the session's origin without its version; "" where the body states none."""
+    match = _ORIGIN.search(payload, begin, begin + _MAX_BODY_READ)
+    return hashlib.blake2b(match[1] + match[2], digest_size=8).hexdigest() if match else ""

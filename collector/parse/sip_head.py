@@ -32,11 +32,15 @@ _COMPACT: Final = {
     "t": "to",
     "v": "via",
     "x": "session-expires",
+    "r": "refer-to",
+    "b": "referred-by",
 }
-"""Compact forms of the headers read here (RFC 3261 section 7.3.3, RFC 4028 section 4)."""
+"""Compact forms of the headers read here (RFC 3261 section 7.3.3, RFC 4028 section 4, RFC 3515
+section 2.1, RFC 3892 section 3)."""
 _WANTED: Final = frozenset(
     ("call-id", "from", "to", "via", "cseq", "session-expires")
-    + ("p-asserted-identity", "privacy", "reason")
+    + ("p-asserted-identity", "privacy", "reason", "diversion", "history-info")
+    + ("replaces", "refer-to", "referred-by", "session-id")
 )
 
 Headers = dict[str, list[str]]

@@ -1,6 +1,7 @@
 """Values of SIP headers: the text of one header, or one entry of it, into what it says.
 
-RFC 3261 section 20, RFC 3323 (Privacy), RFC 3326 (Reason), RFC 4028 (Session-Expires).
+RFC 3261 section 20, RFC 3323 (Privacy), RFC 3326 (Reason), RFC 4028 (Session-Expires), RFC 5806
+(Diversion), RFC 7044 (History-Info), RFC 3891 (Replaces), RFC 7989 (Session-ID).
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from typing import Final
+from urllib.parse import unquote
 
 from collector.parse.reader import ParseError
 
@@ -20,6 +22,8 @@ MAX_LIST: Final = 8
 _CSEQ: Final = re.compile(r"([0-9]{1,10})\s+([A-Za-z0-9\-.!%*_+`'~]{1,64})")
 _VIA: Final = re.compile(r"SIP\s*/\s*2\.0\s*/\s*\w+\s+([^;]+)(;.*)?", re.IGNORECASE | re.DOTALL)
 _CAUSE: Final = re.compile(r"cause\s*=\s*\"?([0-9]{1,3})", re.IGNORECASE)
+_REASON: Final = re.compile(r"[a-z0-9-]{1,32}")
+_SESSION_ID: Final = re.compile(r"[0-9a-f]{32}", re.IGNORECASE)
 _SPECIAL: Final = re.compile(r'[",;<>\\]')
 
 
@@ -143,3 +147,68 @@ def seconds(value: str) -> int:
     """Session-Expires (RFC 4028 section 4); 0 where it is no number, or one beyond 9 digits."""
     digits = value.partition(";")[0].strip()
     return int(digits) if digits.isascii() and digits.isdigit() and len(digits) <= 9 else 0
+
+
+Diversion = tuple[str, str, str]
+"""(header, URI, reason) of one diversion; reason is "" where none is stated."""
+
+
+def diversions(diverted: Iterable[str], history: Iterable[str]) -> tuple[Diversion, ...]:
+    """Entries of Diversion, newest first as sent (RFC 5806 section 3), then of History-Info, oldest
+    first, of which the last is the present target and no diversion (RFC 7044 section 5; causes also
+    as RFC 4458 has them)."""
+    found = [("diversion", uri, _reason(value)) for value, uri in _addresses(diverted)]
+    past = [uri for _, uri in _addresses(history)]
+    for old, new in zip(past, past[1:], strict=False):
+        uri, _, headers = old.partition("?")
+        # The response that an entry got stands with it; a retarget's cause with the new target.
+        reason = _cause(unquote(headers)) or _cause(new.partition("?")[0])
+        found.append(("history-info", uri, reason))
+    return tuple(found[:MAX_LIST])
+
+
+def _addresses(values: Iterable[str]) -> list[tuple[str, str]]:
+    """(value, URI) of each that can be read; one that cannot says nothing."""
+    found = []
+    for value in values:
+        try:
+            found.append((value, name_addr(value)[1]))
+        except ParseError:
+            continue
+    return found
+
+
+def _reason(value: str) -> str:
+    for parameter in split_list(value, ";")[1:]:
+        name, _, content = parameter.partition("=")
+        if name.strip().lower() == "reason":
+            word = content.strip().strip('"').lower()
+            return word if _REASON.fullmatch(word) else "other"
+    return ""
+
+
+def _cause(text: str) -> str:
+    match = _CAUSE.search(text)
+    return match[1] if match else ""
+
+
+def replaced(value: str) -> str:
+    """Call-ID of a Replaces header (RFC 3891 section 6.1)."""
+    return value.partition(";")[0].strip()[:MAX_VALUE]
+
+
+def referred_to(value: str) -> str:
+    """The target of a Refer-To without its headers and parameters (RFC 3515); "" for none."""
+    found = _addresses([value])
+    return bare_uri(found[0][1]) if found else ""
+
+
+def bare_uri(uri: str) -> str:
+    """A URI without headers and parameters, as two that mean the same party are compared."""
+    return uri.partition("?")[0].partition(";")[0]
+
+
+def session_id(value: str) -> str:
+    """The local UUID of a Session-ID (RFC 7989 section 5), in lower case; "" for none or null."""
+    match = _SESSION_ID.match(value)
+    return match[0].lower() if match and match[0].strip("0") else ""

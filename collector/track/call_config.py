@@ -33,4 +33,8 @@ class CallsConfig:
     ring_timeout_ns: int = 300 * SECOND_NS
     # Calls without a session timer: nobody is billed for it, as the end is the last evidence.
     idle_ns: int = 86_400 * SECOND_NS
+    # Long calls are told of each hour, so that a bill or a court need not wait for their end.
+    report_ns: int = 3600 * SECOND_NS
+    # Calls remembered by what may link another to them; the oldest goes.
+    max_links: int = 65_536
     max_losses: int = 1024

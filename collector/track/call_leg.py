@@ -14,12 +14,18 @@ from collector.parse.sip import SipEvent
 from collector.track import call_disposition
 from collector.track.call_leg_state import SECOND_NS, LegState
 from collector.track.call_rules import RULES, Input, State
+from collector.wire.records import CALL_FINAL_MISSING
 
 MAX_SEEN: Final = 128
 """Messages remembered per leg to tell retransmissions, which stop after 32 s."""
 MAX_BRANCHES: Final = 64
 """Forks and retries of one INVITE; proxies fork to the contacts of one line, a handful."""
+MAX_FORKS: Final = 16
+"""To-tags in the branch table: more phones than a line has ring at once."""
+MAX_LINKED: Final = 8
 _CHALLENGES: Final = frozenset((401, 407, 422, 494))
+_BRANCHING: Final = frozenset((Input.PROVISIONAL, Input.RINGING, Input.SUCCESS, Input.FAILURE))
+"""Responses by which a To-tag becomes, or stays, a branch of the call."""
 
 
 @dataclass(slots=True)
@@ -90,10 +96,26 @@ class Leg(LegState):
         if rule is None:
             return False
         state, action = rule
+        if event is not None and event.status >= 101 and event.to_tag and what in _BRANCHING:
+            self._fork(event, at)
         self.state = getattr(self, action)(event, at) or state
         if self.state is State.ENDED:
             self.ended_ns = at
         return True
+
+    def _fork(self, event: SipEvent, at: int) -> None:
+        """Enters a response to the INVITE in the branch table."""
+        told = self.forks.get(event.to_tag)
+        if told is not None:
+            told[0] = event.status
+        elif len(self.forks) < MAX_FORKS:
+            self.forks[event.to_tag] = [event.status, max(at - self.start_ns, 0) // 1_000_000]
+
+    def link(self, why: str, call_hash: bytes) -> None:
+        """Notes that another call belongs to the same people's conversation."""
+        entry = [why, call_hash.hex()]
+        if call_hash != self.call_hash and entry not in self.linked:
+            self.linked = [*self.linked, entry][:MAX_LINKED]
 
     def repeated(self, event: SipEvent) -> bool:
         """Whether the message is a retransmission; remembers it otherwise.
@@ -146,6 +168,9 @@ class Leg(LegState):
         self.session_expires = event.session_expires
         self.disposition = call_disposition.ANSWERED
 
+    def _lose_branch(self, event: SipEvent, at: int) -> None:
+        """Another phone answered too: it stands in the branch table and is never billed."""
+
     def _cancel(self, event: SipEvent, at: int) -> None:
         self.proof_ns = at
         self.q850 = event.q850
@@ -173,6 +198,7 @@ class Leg(LegState):
         cancelled = self.state is State.CANCELLING
         self.disposition = call_disposition.CANCELLED if cancelled else call_disposition.NO_ANSWER
         self.released_by = "caller" if cancelled else ""
+        self.flags |= CALL_FINAL_MISSING if cancelled else 0
         self.end_min_ns, self.end_max_ns = self.proof_ns, at
 
     def _abort(self, event: SipEvent, at: int) -> None:
@@ -212,6 +238,10 @@ class Leg(LegState):
     def _vanish(self, event: SipEvent, at: int) -> None:
         """408 or 481 to a re-INVITE: the other side has had no dialog since some time before."""
         self.end_min_ns, self.end_max_ns = self.proof_ns, at
+
+    def _report(self, event: SipEvent | None, at: int) -> None:
+        """The call goes on: another version of its row, whose end is its last evidence."""
+        self.partial += 1
 
     def _lose(self, event: SipEvent | None, at: int) -> None:
         """No BYE was seen: the call lasted to the last evidence, at most to the session timer."""

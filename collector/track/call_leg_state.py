@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field, fields
 from typing import Any, Final, Self
 
 from collector.track import call_disposition
+from collector.track.call_parties import fitting
 from collector.track.call_rules import State
 from collector.track.versions import Row
 
@@ -31,10 +33,22 @@ class LegState:
     """How long a leg without a session timer may be silent."""
     ring_timeout_ns: int
     """How long a ringing leg may be silent."""
+    report_ns: int
+    """How often a call that goes on is told of."""
     a_raw: str = ""
     a_e164: str = ""
+    a_kind: str = ""
+    a_source: str = ""
+    a_asserted: str = ""
     b_raw: str = ""
     b_e164: str = ""
+    b_kind: str = ""
+    b_source: str = ""
+    b_parameters: str = ""
+    connected_raw: str = ""
+    connected_e164: str = ""
+    diversions: str = ""
+    charged: str = "caller"
     presentation: str = "allowed"
     emergency: int = 0
     state: State = State.CALLING
@@ -58,11 +72,27 @@ class LegState:
     branches: list[str] = field(default_factory=list)
     """All branches of the INVITE on this hop."""
     seen: list[str] = field(default_factory=list)
+    forks: dict[str, list[int]] = field(default_factory=dict)
+    """By To-tag: its last status, and ms from the start to its first response."""
+    linked: list[list[str]] = field(default_factory=list)
+    """(why, call_hash in hex) of other calls."""
+    partial: int = 0
+    """Hourly versions written."""
     ended_ns: int = 0
     """When the end became known, from which the leg lingers."""
     timer_ns: int = 0
 
     def due_ns(self, linger_ns: int) -> int:
+        """When the leg's timer must run: for its hourly version or as its state's time is over."""
+        over = self._over_ns(linger_ns)
+        return min(over, self.next_report_ns) if self.state is State.CONFIRMED else over
+
+    @property
+    def next_report_ns(self) -> int:
+        """When the next hourly version of a confirmed call is due."""
+        return self.answer_ns + (self.partial + 1) * self.report_ns
+
+    def _over_ns(self, linger_ns: int) -> int:
         """When the state's time is over, counted on packet time."""
         if self.state is State.ENDED:
             return self.ended_ns + linger_ns
@@ -83,7 +113,6 @@ class LegState:
     def row(self) -> Row:
         """The leg as a `call` row; an end of 0 in a leg still open is its last evidence."""
         end = self.end_min_ns or self.proof_ns
-        talk = max(end - self.answer_ns, 0) // 1_000_000 if self.answer_ns else 0
         return {
             "call_hash": self.call_hash,
             "address": self.address,
@@ -91,20 +120,36 @@ class LegState:
             "direction": self.direction,
             "a_raw": self.a_raw,
             "a_e164": self.a_e164,
+            "a_kind": self.a_kind,
+            "a_source": self.a_source,
+            "a_asserted": self.a_asserted,
             "b_raw": self.b_raw,
             "b_e164": self.b_e164,
+            "b_kind": self.b_kind,
+            "b_source": self.b_source,
+            "b_parameters": self.b_parameters,
+            "connected_raw": self.connected_raw,
+            "connected_e164": self.connected_e164,
+            "diversions": self.diversions,
+            "charged": self.charged,
             "presentation": self.presentation,
             "start_ns": self.start_ns,
             "ring_ns": self.ring_ns,
             "answer_ns": self.answer_ns,
             "end_min_ns": end,
             "end_max_ns": self.end_max_ns,
-            "talk_ms": talk,
+            "setup_ms": _ms(self.start_ns, self.answer_ns or end),
+            "ring_ms": _ms(self.ring_ns, self.answer_ns or end) if self.ring_ns else 0,
+            "talk_ms": _ms(self.answer_ns, end) if self.answer_ns else 0,
             "disposition": self.disposition or call_disposition.PARTIAL,
             "sip_code": self.sip_code,
             "q850": self.q850,
             "released_by": self.released_by,
+            "session_expires_s": self.session_expires,
             "emergency": self.emergency,
+            "branches": fitting([[_tag(tag), *told] for tag, told in self.forks.items()]),
+            "linked": fitting(self.linked),
+            "partial": 0 if self.state is State.ENDED else self.partial,
             "retransmissions": self.retransmissions,
             "flags": self.flags,
         }
@@ -124,6 +169,15 @@ class LegState:
         values["address"] = bytes.fromhex(data["address"])
         values["state"] = State(data["state"])
         return cls(**values)
+
+
+def _ms(start_ns: int, end_ns: int) -> int:
+    return max(end_ns - start_ns, 0) // 1_000_000
+
+
+def _tag(tag: str) -> str:
+    """A To-tag hashed: some phones put their address or serial number into it."""
+    return hashlib.blake2b(tag.encode(), digest_size=4).hexdigest()
 
 
 _FIELDS: Final = tuple(f.name for f in fields(LegState) if f.name != "timer_ns")

@@ -40,6 +40,7 @@ class Input(Enum):
     VANISHED = "408 or 481 to a re-INVITE"
     EVIDENCE = "anything else inside the dialog"
     TIMER = "the state's time is over"
+    HOUR = "the call has gone on for another hour"
 
 
 _S, _I = State, Input
@@ -69,6 +70,7 @@ RULES: Final[dict[tuple[State, Input], tuple[State, str]]] = {
     (_S.CANCELLING, _I.BYE): (_S.ENDED, "_abort"),
     (_S.CANCELLING, _I.EVIDENCE): (_S.CANCELLING, "_prove"),
     (_S.CANCELLING, _I.TIMER): (_S.ENDED, "_no_final"),
+    (_S.ANSWERED, _I.SUCCESS): (_S.ANSWERED, "_lose_branch"),
     (_S.ANSWERED, _I.ACK): (_S.CONFIRMED, "_prove"),
     (_S.ANSWERED, _I.BYE): (_S.ENDED, "_hang_up"),
     (_S.ANSWERED, _I.REFRESH): (_S.ANSWERED, "_refresh"),
@@ -78,14 +80,16 @@ RULES: Final[dict[tuple[State, Input], tuple[State, str]]] = {
     (_S.UNCONFIRMED, _I.BYE): (_S.ENDED, "_hang_up"),
     (_S.UNCONFIRMED, _I.TIMER): (_S.ENDED, "_lose"),
     (_S.CONFIRMED, _I.BYE): (_S.ENDED, "_hang_up"),
+    (_S.CONFIRMED, _I.SUCCESS): (_S.CONFIRMED, "_lose_branch"),
     (_S.CONFIRMED, _I.ACK): (_S.CONFIRMED, "_prove"),
     (_S.CONFIRMED, _I.REFRESH): (_S.CONFIRMED, "_refresh"),
     (_S.CONFIRMED, _I.VANISHED): (_S.ENDED, "_vanish"),
     (_S.CONFIRMED, _I.EVIDENCE): (_S.CONFIRMED, "_prove"),
     (_S.CONFIRMED, _I.TIMER): (_S.ENDED, "_lose"),
+    (_S.CONFIRMED, _I.HOUR): (_S.CONFIRMED, "_report"),
     (_S.ENDED, _I.INVITE): (_S.CALLING, "_try"),
     (_S.ENDED, _I.BYE): (_S.ENDED, "_hang_up_late"),
 }
-"""Next state and action by state and input. What is not listed changes nothing: a provisional or a
-losing branch's answer after the answer, CANCEL after the answer, anything after the end. An action
+"""Next state and action by state and input. What is not listed changes nothing: a provisional
+after the answer, CANCEL after the answer, anything after the end. An action
 may return another state than the table's."""

@@ -13,7 +13,8 @@ from typing import Any, Final
 from collector.parse.sip import SipEvent
 from collector.track.call_config import CallsConfig
 from collector.track.call_leg import Leg
-from collector.track.call_parties import Prefix, parties_of
+from collector.track.call_links import CallLinks
+from collector.track.call_parties import Parties, Prefix, parameters, parties_of
 from collector.track.call_rules import Input, State
 from collector.track.losses import Losses
 from collector.track.versions import Versions
@@ -24,6 +25,26 @@ _ANSWERED: Final = frozenset((State.ANSWERED, State.UNCONFIRMED, State.CONFIRMED
 
 MAX_INTERRUPTS: Final = 64
 """Interruptions that wait for their time: they come once a second and wait a fifth of one."""
+
+
+def _named(parties: Parties) -> dict[str, Any]:
+    """The columns of a leg that name its parties."""
+    return {
+        "a_raw": parties.caller.raw,
+        "a_e164": parties.caller.e164,
+        "a_kind": parties.caller.kind,
+        "a_source": parties.caller_source,
+        "a_asserted": parties.asserted,
+        "b_raw": parties.callee.raw,
+        "b_e164": parties.callee.e164,
+        "b_kind": parties.callee.kind,
+        "b_source": parties.callee_source,
+        "b_parameters": parameters(parties.callee),
+        "diversions": parties.diversions,
+        "charged": parties.charged,
+        "presentation": "restricted" if parties.withheld else "allowed",
+        "emergency": int(parties.emergency),
+    }
 
 
 class CallTable:
@@ -42,6 +63,7 @@ class CallTable:
         self._timers: list[tuple[int, int]] = []
         self._number = 0
         self._interrupts: list[int] = []
+        self.links = CallLinks(config.max_links, self.of_call)
 
     @property
     def open_legs(self) -> int:
@@ -82,17 +104,15 @@ class CallTable:
             proof_ns=event.ts_ns,
             idle_ns=self._config.idle_ns,
             ring_timeout_ns=self._config.ring_timeout_ns,
-            a_raw=parties.caller.raw,
-            a_e164=parties.caller.e164,
-            b_raw=parties.callee.raw,
-            b_e164=parties.callee.e164,
-            presentation="restricted" if parties.withheld else "allowed",
-            emergency=int(parties.emergency),
+            report_ns=self._config.report_ns,
+            **_named(parties),
         )
         self._legs[leg.number] = leg
         self._by_call.setdefault(event.call_id, []).append(leg.number)
         self._loose[leg.number] = None
         self._counts["calls"] += 1
+        if direction:
+            self.links.begun(leg, event)
         return leg
 
     def settle(self, leg: Leg, at: int) -> None:
@@ -154,6 +174,10 @@ class CallTable:
                 self.arm(leg)
             elif leg.state is State.ENDED:
                 self._forget(leg)
+            elif leg.state is State.CONFIRMED and leg.next_report_ns <= due:
+                leg.step(Input.HOUR, None, due)
+                self._out.add("call", leg.row(), due)
+                self.arm(leg)
             else:
                 leg.step(Input.TIMER, None, due)
                 self.settle(leg, due)
@@ -172,6 +196,7 @@ class CallTable:
             "loose": list(self._loose),
             "number": self._number,
             "interrupts": sorted(self._interrupts),
+            "links": self.links.snapshot(),
         }
 
     def restore(self, state: dict[str, Any], now_ns: int) -> None:
@@ -184,4 +209,5 @@ class CallTable:
             self._by_call.setdefault(leg.call_id, []).append(leg.number)
             self.arm(leg)
         self._loose = OrderedDict.fromkeys(state["loose"])
+        self.links.restore(state["links"])
         self._interrupts = sorted([*state.get("interrupts", []), now_ns])

@@ -14,7 +14,7 @@ from collector.parse.sip import SipEvent
 from collector.track.call_config import CallsConfig
 from collector.track.call_leg import Leg
 from collector.track.call_order import EventOrder
-from collector.track.call_parties import Prefix, within
+from collector.track.call_parties import Prefix, best, within
 from collector.track.call_rules import Input, State
 from collector.track.call_table import CallTable
 from collector.track.losses import Losses
@@ -123,10 +123,20 @@ class Calls:
             self.counts["losing_branches"] += 1
         # A message later than the reordering allows must not turn the leg's time back.
         at = max(event.ts_ns, leg.proof_ns)
+        if what is Input.SUCCESS and not leg.answer_ns:
+            self._connected(leg, event)
+        if event.method == "REFER" and not event.status:
+            self._table.links.referred(leg, event)
         if not leg.step(what, event, at):
             return False
         self._table.settle(leg, at)
         return True
+
+    def _connected(self, leg: Leg, event: SipEvent) -> None:
+        """Who answered, as a trusted peer says (RFC 3325) and nobody asked to withhold."""
+        if event.p_asserted and not event.privacy and within(event.src, self.config.trusted):
+            number = best(event.p_asserted, self.config.region)
+            leg.connected_raw, leg.connected_e164 = number.raw, number.e164
 
     def _ignore(self, why: str) -> bool:
         self.counts[why] += 1
@@ -185,7 +195,7 @@ class Calls:
     def snapshot(self) -> dict[str, object]:
         """JSON-able state: everything that a message after it may depend on."""
         return {
-            "version": 1,
+            "version": 2,
             **self._table.snapshot(),
             **self._order.snapshot(),
             "rows": self._out.snapshot(),
@@ -198,7 +208,7 @@ class Calls:
 
         Raises ValueError, KeyError or TypeError where the snapshot is not of this version.
         """
-        if snapshot["version"] != 1:
+        if snapshot["version"] != 2:
             raise ValueError("unknown snapshot version")
         self._out.restore(snapshot["rows"])
         self.counts.update(snapshot["counts"])

@@ -141,8 +141,8 @@ def parse_header(data: bytes) -> Header:
         raise BatchError("header", "the header nests too deep")
     fields = _json_object(data, "header")
     version = fields.get("schema_version")
-    if version != SCHEMA_VERSION or type(version) is not int:
-        raise BatchError("schema-version", f"the schema version is not {SCHEMA_VERSION}")
+    if type(version) is not int or not 1 <= version <= SCHEMA_VERSION:
+        raise BatchError("schema-version", f"the schema version is not 1 to {SCHEMA_VERSION}")
     if fields.keys() != _KEYS:
         raise BatchError("header", "the header has missing or unknown fields")
     values: dict[str, Any] = {name: _text(fields, name) for name in _TEXTS}

@@ -27,7 +27,15 @@ from collector.wire.batch import (
     header_bytes,
     parse_header,
 )
-from collector.wire.columns import Columns, Rows, compact, longest, record_batch, schema
+from collector.wire.columns import (
+    Columns,
+    Rows,
+    compact,
+    completed,
+    longest,
+    record_batch,
+    schema,
+)
 from collector.wire.records import CLASSES, MAX_STRING_BYTES, SCHEMA_VERSION
 
 __all__ = ["Columns", "Rows", "decode", "encode", "peek", "record_batch", "schema", "verify"]
@@ -103,13 +111,14 @@ def decode(data: bytes | memoryview) -> tuple[Header, dict[str, pa.RecordBatch]]
     """Header and columns of a batch; the columns share the memory of `data`.
 
     Raises BatchError and nothing else, whatever the bytes. What comes back has exactly the columns
-    of records.py, the rows the header gives, no nulls, valid UTF-8 and no string longer than
-    MAX_STRING_BYTES.
+    of records.py, those of an older version completed, the rows the header gives, no nulls, valid
+    UTF-8 and no string longer than MAX_STRING_BYTES.
     """
     header, bodies = _sections(memoryview(data))
     batches = {}
     for section, body in zip(header.sections, bodies, strict=True):
-        batches[section.record_class] = _read_stream(section, body)
+        found = _read_stream(section, body, header.schema_version)
+        batches[section.record_class] = completed(section.record_class, found)
     return header, batches
 
 
@@ -161,21 +170,21 @@ def _sections(view: memoryview) -> tuple[Header, list[memoryview]]:
     return header, bodies
 
 
-def _read_stream(section: Section, body: memoryview) -> pa.RecordBatch:
+def _read_stream(section: Section, body: memoryview, version: int) -> pa.RecordBatch:
     """One section: a schema, one record batch of the rows promised, the end; nothing else."""
     name = section.record_class
     buffer = pa.py_buffer(body)
     if buffer.address % 8:  # handed to us out of line: Arrow reads whole words
         buffer = pa.py_buffer(bytes(body))
     try:
-        batch = _read_messages(name, buffer)
+        batch = _read_messages(name, buffer, version)
         if batch.num_rows != section.rows:
             raise BatchError("rows", f"{name}: {batch.num_rows} rows, not {section.rows}")
         batch.validate(full=True)
-        for column, array in zip(CLASSES[name].columns, batch.columns, strict=True):
+        for column, array in zip(batch.schema, batch.columns, strict=True):
             if array.null_count:
                 raise BatchError("nulls", f"{name}.{column.name}: has nulls")
-            if column.type == "str" and longest(array) > MAX_STRING_BYTES:
+            if pa.types.is_string(column.type) and longest(array) > MAX_STRING_BYTES:
                 raise BatchError("string-length", f"{name}.{column.name}: a string is too long")
     except (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:
         if isinstance(error, BatchError):
@@ -185,13 +194,13 @@ def _read_stream(section: Section, body: memoryview) -> pa.RecordBatch:
     return batch
 
 
-def _read_messages(name: str, buffer: pa.Buffer) -> pa.RecordBatch:
+def _read_messages(name: str, buffer: pa.Buffer, version: int) -> pa.RecordBatch:
     source = pa.BufferReader(buffer)
     reader = ipc.MessageReader.open_stream(source)
     try:
         first = reader.read_next_message()
-        if first.type != "schema" or not ipc.read_schema(first).equals(schema(name), True):
-            raise BatchError("schema", f"{name}: another schema than version {SCHEMA_VERSION}")
+        if first.type != "schema" or not ipc.read_schema(first).equals(schema(name, version), True):
+            raise BatchError("schema", f"{name}: another schema than version {version}")
         second = reader.read_next_message()
     except StopIteration:
         raise BatchError("arrow", f"{name}: the Arrow stream has no rows") from None
@@ -199,7 +208,7 @@ def _read_messages(name: str, buffer: pa.Buffer) -> pa.RecordBatch:
         raise BatchError("arrow", f"{name}: the Arrow stream has no rows")
     if _is_compressed(second.metadata):
         raise BatchError("compression", f"{name}: compressed buffers are not taken")
-    batch = ipc.read_record_batch(second, schema(name))
+    batch = ipc.read_record_batch(second, schema(name, version))
     try:
         reader.read_next_message()
     except StopIteration:

@@ -15,7 +15,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from collector.wire.batch import BatchError
-from collector.wire.records import CLASSES, MAX_STRING_BYTES, Column, RecordClass
+from collector.wire.records import (
+    CLASSES,
+    MAX_STRING_BYTES,
+    SCHEMA_VERSION,
+    Column,
+    RecordClass,
+)
 
 Columns: TypeAlias = Mapping[str, Sequence[Any] | np.ndarray[Any, Any]]
 """Column name to values, all of one length: a list, or an array of integers or 16-byte items."""
@@ -37,16 +43,34 @@ _ARROW_TYPES: Final[Mapping[str, pa.DataType]] = {
     **{name: entry[0] for name, entry in _INTEGER_TYPES.items()},
 }
 
+_NOTHING: Final[Mapping[str, str | bytes]] = {"str": "", "id": bytes(16), "addr": bytes(16)}
+
 
 @cache
-def schema(class_name: str) -> pa.Schema:
-    """The Arrow schema of a record class: every column in order, none nullable, no metadata."""
+def schema(class_name: str, version: int = SCHEMA_VERSION) -> pa.Schema:
+    """The Arrow schema of a record class: every column that a schema version had, in order, none
+    nullable, no metadata."""
     return pa.schema(
         [
             pa.field(column.name, _ARROW_TYPES[column.type], nullable=False)
             for column in CLASSES[class_name].columns
+            if column.since <= version
         ]
     )
+
+
+def completed(class_name: str, batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Rows of an older schema version with the columns they lack, as 0, empty or sixteen zeros."""
+    wanted = schema(class_name)
+    if batch.schema.equals(wanted):
+        return batch
+    arrays = [
+        batch.column(column.name)
+        if column.name in batch.schema.names
+        else _array(CLASSES[class_name], column, [_NOTHING.get(column.type, 0)] * batch.num_rows)
+        for column in CLASSES[class_name].columns
+    ]
+    return pa.RecordBatch.from_arrays(arrays, schema=wanted)
 
 
 def record_batch(class_name: str, rows: Rows) -> pa.RecordBatch:

@@ -7,62 +7,13 @@ half-open [start, end). `up` and `down` are seen from the subscriber and count l
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 
-SCHEMA_VERSION: Final = 1
-
-ColumnType = Literal["id", "addr", "u8", "u16", "u32", "u64", "i64", "str"]
-"""`id` is 16 bytes of BLAKE2b; `addr` is 16 bytes, IPv4 mapped as ::ffff:a.b.c.d (RFC 4291
-section 2.5.5.2); a time of 0 means "not yet" or "unknown" as its column says."""
-
-MAX_STRING_BYTES: Final = 512
-"""Longest string column value. A host name is at most 253 octets (RFC 1035 section 2.3.4) and a
-RADIUS attribute at most 253 (RFC 2865 section 5); the rest is head room."""
-
-
-@dataclass(frozen=True, slots=True)
-class Column:
-    """One column: its name, its type and what it says."""
-
-    name: str
-    type: ColumnType
-    doc: str
-
-
-@dataclass(frozen=True, slots=True)
-class RecordClass:
-    """One class of record: its name, its grain and its columns in order.
-
-    `key` names the columns whose values make the record's identity, so that a replay or a second
-    collector on the same traffic gives the same `record_id`. `time` is the column that places a
-    row in a partition and in an interval.
-    """
-
-    name: str
-    doc: str
-    time: str
-    key: tuple[str, ...]
-    columns: tuple[Column, ...]
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return tuple(column.name for column in self.columns)
-
-
-def record_id(class_name: str, *parts: bytes | str | int) -> bytes:
-    """Sixteen bytes that identify a record by what it describes, not by when it was written.
-
-    Every part is length-prefixed, so ("ab", "c") and ("a", "bc") differ.
-    """
-    digest = hashlib.blake2b(digest_size=16, person=class_name.encode()[:16])
-    for part in parts:
-        data = part if isinstance(part, bytes) else str(part).encode()
-        digest.update(len(data).to_bytes(4, "big"))
-        digest.update(data)
-    return digest.digest()
-
+from collector.wire.record_types import MAX_STRING_BYTES as MAX_STRING_BYTES
+from collector.wire.record_types import SCHEMA_VERSION as SCHEMA_VERSION
+from collector.wire.record_types import Column as Column
+from collector.wire.record_types import RecordClass as RecordClass
+from collector.wire.record_types import record_id as record_id
 
 _COMMON: Final = (
     Column("record_id", "id", "deterministic identity of the record"),
@@ -195,7 +146,7 @@ VISIT_ECH: Final = 1
 
 CALL = RecordClass(
     "call",
-    "one call attempt, answered or not, as seen by one subscriber",
+    "one call attempt, answered or not, as seen by one subscriber; the newest version counts",
     "start_ns",
     ("call_hash", "start_ns", "address", "direction"),
     (
@@ -205,26 +156,48 @@ CALL = RecordClass(
         Column("direction", "str", "out when the address called, in when it was called"),
         Column("a_raw", "str", "calling number as sent"),
         Column("a_e164", "str", "calling number in E.164 where valid, else empty"),
-        Column("b_raw", "str", "called number as sent"),
-        Column("b_e164", "str", "called number in E.164 where valid, else empty"),
+        Column("a_kind", "str", "e164, short, emergency, private, invalid, anonymous or none", 2),
+        Column("a_source", "str", "header it came from: from or p-asserted-identity", 2),
+        Column("a_asserted", "str", "P-Asserted-Identity as sent, trusted or not (RFC 3325)", 2),
+        Column("b_raw", "str", "dialled number as sent"),
+        Column("b_e164", "str", "dialled number in E.164 where valid, else empty"),
+        Column("b_kind", "str", "as a_kind", 2),
+        Column("b_source", "str", "header it came from: request-uri or to", 2),
+        Column("b_parameters", "str", "rn, npdi, isub and ext of the dialled number (RFC 4694)", 2),
+        Column("connected_raw", "str", "who answered, as a trusted peer asserts it, else empty", 2),
+        Column("connected_e164", "str", "the same in E.164 where valid, else empty", 2),
+        Column(
+            "diversions", "str", "JSON of [header, number, reason], as sent (RFC 5806, 7044)", 2
+        ),
+        Column("charged", "str", "who pays for this leg: caller or diverter", 2),
         Column("presentation", "str", "allowed or restricted (RFC 3323)"),
         Column("start_ns", "i64", "first copy of the first INVITE"),
         Column("ring_ns", "i64", "first 180; 0 none"),
         Column("answer_ns", "i64", "first copy of the first 2xx to the INVITE; 0 none"),
         Column("end_min_ns", "i64", "the call lasted at least until"),
         Column("end_max_ns", "i64", "the call ended at the latest; 0 unknown"),
+        Column("setup_ms", "u64", "start to answer, or to end_min without one; rounded down", 2),
+        Column("ring_ms", "u64", "ring to answer, or to end_min without one; rounded down", 2),
         Column("talk_ms", "u64", "answer to end_min in milliseconds, rounded down"),
         Column("disposition", "str", "ANSWERED, BUSY, CANCELLED, NO_ANSWER, REJECTED, FAILED, ..."),
         Column("sip_code", "u16", "final response code of the INVITE; 0 none"),
         Column("q850", "u16", "Q.850 cause of Reason (RFC 3326); 0 none"),
         Column("released_by", "str", "caller, callee or empty"),
+        Column("session_expires_s", "u32", "last session timer agreed (RFC 4028); 0 none", 2),
         Column("emergency", "u8", "1 for urn:service:sos or an emergency short number"),
+        Column(
+            "branches", "str", "JSON of [To-tag hashed, last status, ms of its first answer]", 2
+        ),
+        Column("linked", "str", "JSON of [why, call_hash] of other calls of the same people", 2),
+        Column("partial", "u32", "which hourly version of a call that goes on; 0 once it ended", 2),
         Column("retransmissions", "u32", "messages seen again"),
         Column("flags", "u32", "bit set of CALL_* flags"),
     ),
 )
 CALL_INTERRUPTED: Final = 1
 """The collector lost packets or restarted while the call was open."""
+CALL_FINAL_MISSING: Final = 2
+"""Cancelled, but no final response to the INVITE was seen within 32 s."""
 
 LINK = RecordClass(
     "link",

@@ -62,8 +62,10 @@ TEXTS: Final[dict[str, dict[Kind, str]]] = {
 """Columns whose text is compared with an identifier as it is."""
 
 REALM: Final = "realm"
-NUMBERS: Final = {"call": (("a_e164", "a_raw"), ("b_e164", "b_raw"))}
-"""(E.164 where valid, else empty; as sent) of both sides of a call."""
+NUMBERS: Final = {
+    "call": (("a_e164", "a_raw"), ("b_e164", "b_raw"), ("connected_e164", "connected_raw"))
+}
+"""(E.164 where valid, else empty; as sent) of both sides of a call, and of who answered it."""
 
 _OWN: Final = (AddressColumn("address", "prefix_len"),)
 ADDRESSES: Final[dict[str, tuple[AddressColumn, ...]]] = {

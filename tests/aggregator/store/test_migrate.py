@@ -28,7 +28,7 @@ def migrator(store: Store, migrations: list[Migration] | None = None) -> Migrato
 @pytest.mark.engine
 def test_an_empty_engine_gets_every_table_once(empty: Store) -> None:
     planned = migrator(empty).run(dry_run=True)
-    assert [step.migration.number for step in planned] == [1, 2, 3, 4]
+    assert [step.migration.number for step in planned] == [1, 2, 3, 4, 5]
     names = "SELECT name FROM system.databases"
     assert "tallyhold" not in empty.client.outside(names)["name"]  # dry
     assert migrator(empty).run() == planned
@@ -77,6 +77,17 @@ def test_a_migration_that_was_cut_short_is_run_again(empty: Store) -> None:
     for statement in steps[0].statements[:5]:
         empty.client.execute(statement)
     assert [step.migration for step in migrator(empty).run()][0] == first
+    check(empty.client, "tallyhold")
+
+
+@pytest.mark.engine
+def test_columns_that_were_added_are_not_added_again(empty: Store) -> None:
+    *earlier, calls = load()[:5]
+    with pytest.raises(SchemaError):
+        migrator(empty, earlier).run()  # and so has not what this version writes
+    (step,) = migrator(empty, [*earlier, calls]).plan()
+    empty.client.execute(step.statements[0])
+    migrator(empty).run()
     check(empty.client, "tallyhold")
 
 

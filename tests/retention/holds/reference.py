@@ -71,7 +71,7 @@ def identified(record_class: str, row: Row, item: ScopeItem) -> bool:
     if item.kind is Kind.NUMBER:
         return record_class == "call" and any(
             row[f"{side}_e164"] == item.value or same_number(row[f"{side}_raw"], item.value)
-            for side in "ab"
+            for side in ("a", "b", "connected")
         )
     if record_class != "session":
         return False

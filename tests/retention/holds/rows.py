@@ -72,8 +72,10 @@ def rows(record_class: str) -> st.SearchStrategy[dict[str, Any]]:
         **usage,
         "end_min_us": ends,
         "end_max_us": ends,
-        **{name: st.sampled_from(["", *NUMBERS]) for name in ("a_e164", "b_e164")},
-        **{name: st.sampled_from(RAW) for name in ("a_raw", "b_raw")},
+        **{
+            name: st.sampled_from(["", *NUMBERS]) for name in ("a_e164", "b_e164", "connected_e164")
+        },
+        **{name: st.sampled_from(RAW) for name in ("a_raw", "b_raw", "connected_raw")},
     }
     sessions = {
         "slice_start_us": times,
