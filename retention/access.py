@@ -63,6 +63,7 @@ ACTIONS: Final[Mapping[str, tuple[Role, ...]]] = {
     "audit.tail": (Role.AUDITOR, Role.DPO),
     "audit.checkpoint": _WATCHERS,
     "audit.witness": (Role.AUDITOR, Role.DPO),
+    "lookup.who": _LEGAL,
     "clock.read": _WATCHERS,
     "clock.confirm": (Role.OPERATIONS, Role.DPO),
 }

@@ -32,11 +32,17 @@ from retention.doors import TlsGate, listen, tcp_socket, unix_socket
 from retention.routes_audit import ROUTES as AUDIT_ROUTES
 from retention.routes_base import MAX_BODY, Asked, Parts, Problem, Refused, Route, bad, problem
 from retention.routes_holds import ROUTES as HOLD_ROUTES
+from retention.routes_lookup import ROUTES as LOOKUP_ROUTES
 from retention.routes_purge import ROUTES as PURGE_ROUTES
 
 log = logging.getLogger(__name__)
 
-ROUTES: Final[tuple[Route, ...]] = (*HOLD_ROUTES, *PURGE_ROUTES, *AUDIT_ROUTES)
+ROUTES: Final[tuple[Route, ...]] = (
+    *HOLD_ROUTES,
+    *PURGE_ROUTES,
+    *AUDIT_ROUTES,
+    *LOOKUP_ROUTES,
+)
 READERS: Final = 8
 CHANGERS: Final = 4
 """Threads. A change may wait a minute for the register's lock; a person makes one at a time."""

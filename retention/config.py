@@ -166,6 +166,23 @@ class Holds:
 
 
 @dataclass(config=STRICT)
+class Lookup:
+    """Who had an address and port at a time: what answers have to know beside the records.
+
+    deterministic: file of the versions of deterministic NAT (RFC 7422), all there ever were.
+    shared: public addresses that several subscribers have at once; those are asked with a port.
+    clock_error_s: how far the clocks of collectors and devices may be off. window_s: until an open
+    flow is told again. settle_s: until an interim update makes good a lost accounting message.
+    """
+
+    deterministic: Path | None = None
+    shared: Annotated[tuple[Prefix, ...], Field(max_length=10_000)] = ()
+    clock_error_s: Annotated[float, Field(ge=0, le=3600)] = 1.0
+    window_s: Annotated[float, Field(ge=1, le=DAY_S)] = 300.0
+    settle_s: Annotated[float, Field(ge=0, le=DAY_S)] = 3600.0
+
+
+@dataclass(config=STRICT)
 class Safeguard:
     """The privacy ledger: every so many seconds its new rows become leaves of the audit log.
 
@@ -205,6 +222,7 @@ class Config:
     clock: Clock = field(default_factory=Clock)
     verify: Verify = field(default_factory=Verify)
     holds: Holds = field(default_factory=Holds)
+    lookup: Lookup = field(default_factory=Lookup)
     safeguard: Safeguard = field(default_factory=Safeguard)
     metrics: Metrics = field(default_factory=Metrics)
 
@@ -256,6 +274,7 @@ def hints(config: Config) -> list[str]:
 
 def _missing_files(config: Config) -> list[str]:
     files: dict[str, Path | None] = {"policy": config.policy}
+    files["lookup.deterministic"] = config.lookup.deterministic
     if config.api.tls is not None:
         tls = config.api.tls
         files |= {f"api.tls.{name}": getattr(tls, name) for name in ("ca", "cert", "key", "crl")}

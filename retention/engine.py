@@ -97,7 +97,9 @@ class Engine:
         """Tables of the database that neither the policy nor an exemption names."""
         return len(self._unwired)
 
-    def ask(self, sql: str, params: Mapping[str, Any]) -> Iterator[dict[str, list[Any]]]:
+    def ask(
+        self, sql: str, params: Mapping[str, Any], settings: Mapping[str, Any] | None = None
+    ) -> Iterator[dict[str, list[Any]]]:
         """The answer of each shard, by the first of its replicas that gives one.
 
         Raises StoreError where no replica of a shard answers.
@@ -105,12 +107,12 @@ class Engine:
         for *others, (_, last) in self._clients:
             for _, client in others:
                 try:
-                    yield client.query_columns(sql, params)
+                    yield client.query_columns(sql, params, settings)
                 except StoreError:
                     continue
                 break
             else:
-                yield last.query_columns(sql, params)
+                yield last.query_columns(sql, params, settings)
 
     def close(self) -> None:
         """Close every connection."""

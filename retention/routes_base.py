@@ -56,6 +56,28 @@ class Jobs(Protocol):
         """What the scheduler did last, as JSON."""
 
 
+class Told(Protocol):
+    """An answer as JSON; digest: of what it says; count: how many it names or counts."""
+
+    @property
+    def plain(self) -> dict[str, Any]: ...
+
+    @property
+    def digest(self) -> str: ...
+
+    @property
+    def count(self) -> int: ...
+
+
+class Answers(Protocol):
+    """Who answers about records; ValueError, in words, for what cannot be asked."""
+
+    def who(
+        self, address: str, port: int | None, protocol: int | None, at_us: int, tolerance_us: int
+    ) -> Told:
+        """Everybody who may have had an address and port at a time."""
+
+
 @dataclass(frozen=True)
 class Parts:
     """What routes work on. health: what the service says of itself; config_digest: SHA-256."""
@@ -68,23 +90,33 @@ class Parts:
     purger: Purger
     refusals: Refusals
     jobs: Jobs
+    answers: Answers
     health: Callable[[], Mapping[str, Any]]
 
-    def lookup(self, asked: Asked, what: str, reference: str, rows: int | None) -> None:
+    def lookup(
+        self,
+        asked: Asked,
+        what: str,
+        reference: str,
+        rows: int | None,
+        subject: str | None = None,
+        notes: Mapping[str, str | None] | None = None,
+    ) -> None:
         """Write down that identified data was looked at, before it is given."""
         self.register.write(
+            notes=notes,
             leaves=[
                 leaves.lookup(
                     asked.person.name,
                     asked.role,
                     what,
-                    None,
+                    subject,
                     reference,
                     rows,
                     self.commitments.person,
                     self.commitments.commit,
                 )
-            ]
+            ],
         )
 
 
@@ -118,16 +150,20 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """`action` is a key of `access.ACTIONS`; changes are run apart from reads, which never wait."""
+    """`action` is a key of `access.ACTIONS`; changes are run apart from reads, which never wait.
+
+    asks: a POST that changes nothing, so that what is asked about stands in no URL.
+    """
 
     method: str
     path: str
     action: str
     handler: Callable[[Parts, Asked], Any]
+    asks: bool = False
 
     @property
     def is_change(self) -> bool:
-        return self.method != "GET"
+        return self.method != "GET" and not self.asks
 
 
 def bad(text: str) -> Refused:

@@ -9,7 +9,6 @@ placed, approved and released, nothing is destroyed, and the state is "degraded"
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import hashlib
 import json
 import logging
@@ -33,32 +32,38 @@ from retention.destruction.purge import Purger
 from retention.doors import DoorError
 from retention.engine import Engine
 from retention.holds.desk import Desk
+from retention.lookups import answering
 from retention.metrics import Metrics
 from retention.model import DAY_US
+from retention.parent import end_with_parent
 from retention.policy.load import PolicyError, load
 from retention.policy.model import Policy
 from retention.register import leaves
 from retention.register.clock import ClockGuard, kernel_synchronised, since_boot_ns
 from retention.register.lock import RegisterError
 from retention.register.store import Register
-from retention.routes_base import Parts
+from retention.routes_base import Answers, Parts
 from retention.safeguard import PrivacyLedger
 from retention.scheduler import Scheduler, Work
 
 log = logging.getLogger(__name__)
 
-PARENT_VARIABLE: Final = "TALLYHOLD_PARENT"
-"""Process id of the appliance that started this one, which then ends with it."""
 CONFIG_NOTE: Final = "config/digest"
 POLICY_NOTE: Final = "policy/digest"
-_PR_SET_PDEATHSIG: Final = 1  # prctl(2)
 
 
 class StartError(RuntimeError):
     """The service cannot start; the message says why and what to do."""
 
 
-STARTUP_ERRORS: Final = (StartError, RegisterError, LogError, PolicyError, DoorError)
+STARTUP_ERRORS: Final = (
+    StartError,
+    RegisterError,
+    LogError,
+    PolicyError,
+    DoorError,
+    configuration.ConfigError,
+)
 """What `Retention.start` raises; each says in plain words what to do."""
 
 
@@ -218,12 +223,15 @@ class Retention:
         if not trust.trusted:
             log.error("the clock is not trusted (%s): nothing is destroyed", trust.reason)
         self._take(register, load(config.policy, self._now() // 1000))
-        _tell_config(register, config)
         engine = self._engine = Engine(config, self.policy, register.now)
+        answers = answering(config, engine)
+        _tell_config(register, config, answers.versions)
         context = Context(register, engine.vault, guard, self.policy, commitments.person)
-        return self._parts(context, engine, commitments)
+        return self._parts(context, engine, commitments, answers)
 
-    def _parts(self, context: Context, engine: Engine, commitments: CommitmentStore) -> Parts:
+    def _parts(
+        self, context: Context, engine: Engine, commitments: CommitmentStore, answers: Answers
+    ) -> Parts:
         register = context.register
         purger = Purger(context)
         desk = Desk(
@@ -255,6 +263,7 @@ class Retention:
             purger=purger,
             refusals=refusals,
             jobs=self.scheduler,
+            answers=answers,
             health=self.health,
         )
 
@@ -291,9 +300,9 @@ def _advice(error: LogError) -> str:
     return ": see what tallyhold audit verify says of this folder, or restore it from backup"
 
 
-def _tell_config(register: Register, config: Config) -> None:
-    """A leaf where the configuration is another than at the last start."""
-    text = json.dumps(configuration.dump(config), sort_keys=True)
+def _tell_config(register: Register, config: Config, versions: str) -> None:
+    """A leaf where the configuration, or the versions of NAT, are others than at the last start."""
+    text = json.dumps([configuration.dump(config), versions], sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()
     if register.note(CONFIG_NOTE) != digest:
         leaf = {"kind": "config.changed", "digest": digest, "actor": None}
@@ -302,7 +311,8 @@ def _tell_config(register: Register, config: Config) -> None:
 
 async def run(service: Retention) -> None:
     """Start, serve until SIGTERM or SIGINT, stop in order. Raises STARTUP_ERRORS."""
-    _end_with_parent()
+    if not end_with_parent():
+        raise StartError("the appliance that started this service is gone")
     ended = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -314,13 +324,3 @@ async def run(service: Retention) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)
         await service.stop()
-
-
-def _end_with_parent() -> None:
-    """Stop in order when the appliance that started this process has died without stopping it."""
-    parent = os.environ.get(PARENT_VARIABLE, "")
-    if not parent.isdigit():
-        return
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0) != 0 or os.getppid() != int(parent):
-        raise StartError("the appliance that started this service is gone")

@@ -31,7 +31,7 @@ from typing import Annotated, Any, Final
 from pydantic import AfterValidator, Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 
-from aggregator.queries.lookup import FOREVER, Mapping, Question
+from aggregator.queries.evidence import FOREVER, Mapping, Question
 from collector.wire import settings
 from collector.wire.addr import MAPPED
 from collector.wire.settings import STRICT, ConfigError
@@ -96,6 +96,12 @@ class Deterministic:
     """All versions there ever were."""
 
     version: Annotated[tuple[Version, ...], Field(max_length=10_000)] = field(default=())
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over all versions; goes into the audit log where it changes."""
+        text = " ".join(each.identity for each in self.version)
+        return hashlib.sha256(text.encode()).hexdigest()
 
     def mappings(self, question: Question, from_us: int, to_us: int) -> list[Mapping]:
         """The translations of a public address and port in [from, to), one for each version."""

@@ -21,12 +21,19 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import pairwise
-from typing import Final, Literal, Protocol
+from typing import Final
 
-from aggregator.queries.arithmetic import HOUR_US, SECOND_US, Interval, union
+from aggregator.queries.arithmetic import Interval, union
+from aggregator.queries.evidence import (
+    FOREVER,
+    Evidence,
+    Holding,
+    Lost,
+    Mapping,
+    Margins,
+    Question,
+)
 
-FOREVER: Final = 2**62
-"""A time later than any: the end of what has none."""
 MAX_CANDIDATES: Final = 64
 """Candidates in one answer; more are counted only: such a list identifies nobody."""
 
@@ -39,105 +46,6 @@ class Grade(StrEnum):
     AMBIGUOUS = "AMBIGUOUS"
     GAP = "GAP"
     NONE = "NONE"
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """Who had `address` (16 bytes) at `at_us`? port, protocol: None where they are not known."""
-
-    address: bytes
-    at_us: int
-    tolerance_us: int
-    port: int | None = None
-    protocol: int | None = None
-
-    @property
-    def span(self) -> Interval:
-        """[first, last + 1) of the instants asked about."""
-        return self.at_us - self.tolerance_us, self.at_us + self.tolerance_us + 1
-
-
-@dataclass(frozen=True, slots=True)
-class Margins:
-    """clock_us: how far times of evidence may be off. tail_us: how long after its last proof a flow
-    may go on untold: a window. settle_us: until a lost accounting message is made good."""
-
-    clock_us: int = SECOND_US
-    tail_us: int = 300 * SECOND_US
-    settle_us: int = HOUR_US
-
-
-@dataclass(frozen=True, slots=True)
-class Mapping:
-    """A translation in [start, end). `end_us` is the last proof; FOREVER for a configuration.
-
-    is_open: a block whose release was not heard. batches: what it came in, for when it arrived.
-    """
-
-    record: str
-    kind: Literal["flow", "block", "deterministic"]
-    collector: str
-    inside: bytes
-    inside_port: int
-    protocol: int
-    port_first: int
-    port_last: int
-    start_us: int
-    end_us: int
-    is_open: bool = False
-    batches: tuple[bytes, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Holding:
-    """One session's hold of a prefix, its day slices joined: from `start_us`, proven until
-    `proof_us`, ended by `latest_us` at the latest (FOREVER where nothing says).
-
-    is_proven: both the begin and what stands between were stated, not derived.
-    """
-
-    records: tuple[str, ...]
-    collector: str
-    subscriber: str
-    session: str
-    prefix: bytes
-    prefix_len: int
-    start_us: int
-    proof_us: int
-    latest_us: int
-    is_proven: bool = True
-    nas: str = ""
-    line: str = ""
-    acct_session_id: str = ""
-    end_reason: str = ""
-    batches: tuple[bytes, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Lost:
-    """Records of a class that are missing in [start, end); no collector: of all of them."""
-
-    record_class: str
-    collector: str
-    start_us: int
-    end_us: int
-    reason: str
-
-
-class Evidence(Protocol):
-    """Where mappings, bindings and losses come from: the store, a configuration, a simulation."""
-
-    def mappings(self, question: Question, from_us: int, to_us: int) -> Sequence[Mapping]:
-        """Mappings of the address and port that may meet [from, to), their tails included."""
-
-    def sharers(self, address: bytes, from_us: int, to_us: int) -> int | None:
-        """How many inside addresses shared it in [from, to); None where it is not shared."""
-
-    def holdings(self, address: bytes, from_us: int, to_us: int) -> Sequence[Holding]:
-        """Holdings of the address, at every collector, that may meet [from, to)."""
-
-    def losses(self, from_us: int, to_us: int) -> Sequence[Lost]:
-        """What is missing of bindings and mappings in [from, to)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +105,13 @@ class _Path:
     def subscriber(self) -> str:
         return self.holding.subscriber if self.holding else ""
 
+    @property
+    def who(self) -> str:
+        """What tells this one from others, where no subscriber is known too."""
+        if self.holding is not None:
+            return self.holding.subscriber or self.holding.session
+        return self.mapping.inside.hex() if self.mapping else ""
+
 
 def _paths(
     question: Question, mapped: Sequence[Mapping], evidence: Evidence, margins: Margins
@@ -226,8 +141,7 @@ def _judge(
     bearing = _distinct(
         lost for path in paths for lost in losses if _bears(lost, path, question, margins)
     )
-    whos = {(path.subscriber or path.mapping.inside.hex()) if path.mapping else path.subscriber
-            for path in paths}  # fmt: skip
+    whos = {path.who for path in paths}
     grade, because = _grade(question, paths, len(whos), bearing)
     shown = [Candidate(grade, p.subscriber, p.mapping, p.holding, because) for p in paths]
     return Answer(
@@ -243,7 +157,8 @@ def _grade(
     if bearing:
         return Grade.GAP, f"evidence is missing: {bearing[0].reason}"
     if not paths[0].subscriber:
-        return Grade.BOUNDED, "the inside address is known, but no binding of it"
+        what = "line" if paths[0].holding else "inside address"
+        return Grade.BOUNDED, f"the {what} is known, but not whose it was"
     if any(path.is_elsewhere for path in paths):
         return Grade.BOUNDED, "the binding is of another collector than the mapping"
     low, high = question.span

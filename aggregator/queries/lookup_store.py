@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from aggregator.queries.arithmetic import DAY_US
-from aggregator.queries.lookup import FOREVER, Holding, Lost, Question
-from aggregator.queries.lookup import Mapping as Translation
+from aggregator.queries.evidence import FOREVER, Holding, Lost, Question
+from aggregator.queries.evidence import Mapping as Translation
 from aggregator.queries.reading import FINAL_BY_PARTITION, IN_DAYS, Reader, Row, rows_of, span
 from aggregator.store.closed import FIRST_OPEN
 from collector.wire.addr import MAPPED, network
@@ -28,7 +28,7 @@ _LENGTHS: Final = {True: range(104, 129), False: range(32, 129)}
 _CLASSES: Final = ("binding", "mapping")
 
 
-class TooMany(RuntimeError):
+class TooMany(ValueError):
     """More rows than an answer is made of; the question cannot be answered as it is."""
 
 
@@ -66,8 +66,7 @@ class StoreEvidence:
             "end": to_us,
         }
         found = self._client.query_columns(_SHARERS, where)
-        total = int(found["inside"][0]) if found.get("inside") else 0
-        return total or None
+        return sum(map(int, found["inside"])) or None  # of every shard
 
     # Bindings
 
@@ -137,7 +136,8 @@ class StoreEvidence:
             around = RETIRED_DAYS * DAY_US
             where = span(from_us - around, to_us + around)
             found = self._client.query_columns(_MARKS, where)
-            self._marks = dict(zip(found["collector"], found["mark"], strict=True))
+            for name, mark in zip(found["collector"], found["mark"], strict=True):
+                self._marks[name] = max(mark, self._marks.get(name, 0))
         return self._marks
 
     def arrived(self, batches: Iterable[bytes], from_us: int) -> dict[bytes, int]:
@@ -267,7 +267,7 @@ _BINDINGS: Final = f"""
 SELECT collector, record_id, session_id, subscriber, address, prefix_len, valid_from_us,
        valid_to_us, certainty, batch
 FROM binding FINAL
-WHERE collector IN %(collectors)s
+WHERE collector IN (SELECT arrayJoin(%(collectors)s))
   AND address IN (SELECT toFixedString(unhex(arrayJoin(%(bases)s)), 16)) AND {IN_DAYS}
 ORDER BY collector, valid_from_us, record_id"""
 
@@ -275,7 +275,7 @@ _SESSIONS: Final = f"""
 SELECT session_id, nas, line, acct_session_id, start_source, slice_start_us, slice_end_us,
        end_min_us, end_max_us, end_reason, batch
 FROM session FINAL
-WHERE subscriber IN %(subscribers)s
+WHERE subscriber IN (SELECT arrayJoin(%(subscribers)s))
   AND session_id IN (SELECT toFixedString(unhex(arrayJoin(%(ids)s)), 16)) AND {IN_DAYS}
 ORDER BY session_id, slice_start_us"""
 

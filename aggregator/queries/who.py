@@ -17,17 +17,8 @@ from typing import Any, Final
 
 from aggregator.queries.arithmetic import iso
 from aggregator.queries.deterministic import Deterministic
-from aggregator.queries.lookup import (
-    FOREVER,
-    Answer,
-    Candidate,
-    Holding,
-    Lost,
-    Mapping,
-    Margins,
-    Question,
-    look_up,
-)
+from aggregator.queries.evidence import FOREVER, Holding, Lost, Mapping, Margins, Question
+from aggregator.queries.lookup import Answer, Candidate, look_up
 from aggregator.queries.lookup_store import StoreEvidence
 from aggregator.queries.reading import Reader
 from collector.wire.addr import MAPPED, unpack

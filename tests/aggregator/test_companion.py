@@ -20,7 +20,7 @@ from aggregator.cli import StaffRole
 from aggregator.companion import PARENT_VARIABLE, Companion, retention_command
 from aggregator.ingest.listen import collector_name
 from aggregator.setup import initialise
-from retention import service
+from retention import parent
 from retention.client import Client, ServiceError, Where
 from retention.config import Role
 from tests.aggregator.support import client_tls, upload
@@ -30,7 +30,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_both_sides_use_the_same_words() -> None:
-    assert PARENT_VARIABLE == service.PARENT_VARIABLE
+    assert PARENT_VARIABLE == parent.PARENT_VARIABLE
     assert {each.value for each in StaffRole} == {each.value for each in Role}
 
 

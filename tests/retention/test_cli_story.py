@@ -9,7 +9,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -64,13 +64,13 @@ class Clock:
 class People:
     """A running service and the commands of those who have certificates for it."""
 
-    def __init__(self, folder: Path, engine: Engine) -> None:
+    def __init__(self, folder: Path, engine: Engine, roles: Mapping[str, str] = PEOPLE) -> None:
         self.clock, self.folder = Clock(), folder
         store = Store("bundled", Client(engine.endpoint()), Client(engine.endpoint("keeper")))
         self.store, self.world = store, World(store, engine.config.data / "store")
         self.world.clear()
         authority = rig.Authority(folder / "pki")
-        self._where = {name: authority.staff(name, role) for name, role in PEOPLE.items()}
+        self._where = {name: authority.staff(name, role) for name, role in roles.items()}
         port = free_port()
         self._url = f"https://localhost:{port}"
         more = {

@@ -20,7 +20,8 @@ from retention.client import Client as Service
 from retention.client import ServiceError, Where
 from retention.destruction import compare
 from retention.model import DAY_US, Step
-from retention.service import PARENT_VARIABLE, StartError
+from retention.parent import PARENT_VARIABLE
+from retention.service import StartError
 from tests.aggregator.support import Store
 from tests.retention.rig import Running, config, good, hold_body, leaves, open_folder
 from tests.retention.vault.world import World, row

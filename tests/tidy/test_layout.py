@@ -38,6 +38,7 @@ FENCES: Final[dict[str, tuple[str, ...]]] = {
         "retention/destruction/cli.py",
         "retention/policy/cli.py",
         "safeguard/cli.py",
+        "retention/lookup_cli.py",
     ),
     "prometheus_client": ("collector/metrics.py", "aggregator/metrics.py", "retention/metrics.py"),
     "aiohttp": (

@@ -17,7 +17,7 @@ from itertools import pairwise
 from typing import Final, Literal, NamedTuple
 
 from aggregator.queries.deterministic import Deterministic, Version
-from aggregator.queries.lookup import FOREVER, Holding, Lost, Mapping, Question
+from aggregator.queries.evidence import FOREVER, Holding, Lost, Mapping, Question
 from collector.wire.addr import MAPPED
 
 S: Final = 1_000_000

@@ -14,7 +14,8 @@ from dataclasses import replace
 
 import pytest
 
-from aggregator.queries.lookup import Grade, Lost, Margins, look_up
+from aggregator.queries.evidence import Lost, Margins
+from aggregator.queries.lookup import Grade, look_up
 from tests.aggregator.queries.cgnat import S, World
 
 QUESTIONS = int(os.environ.get("TALLYHOLD_LOOKUP_QUESTIONS", "12000"))

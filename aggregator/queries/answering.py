@@ -1,0 +1,75 @@
+"""Questions of legal and fault teams in, plain answers out: what the retention service serves.
+
+The retention service decides who may ask and writes the audit leaf; this knows how to answer, and
+is put into it by `retention.lookups`, which is the one place where the two meet.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from pathlib import Path
+from typing import Final, Protocol
+
+from aggregator.queries import deterministic
+from aggregator.queries.evidence import Margins, Question
+from aggregator.queries.reading import Reader
+from aggregator.queries.who import Found, Rules, Who
+from collector.wire.addr import pack
+
+MAX_TOLERANCE_US: Final = 3_600_000_000
+"""An hour: whoever cannot say it better asks about a period, not about an instant."""
+
+
+class Settings(Protocol):
+    """The part of the retention service's configuration that look-ups go by; see `Lookup` there."""
+
+    @property
+    def deterministic(self) -> Path | None: ...
+    @property
+    def shared(self) -> tuple[str, ...]: ...
+    @property
+    def clock_error_s(self) -> float: ...
+    @property
+    def window_s(self) -> float: ...
+    @property
+    def settle_s(self) -> float: ...
+
+
+def rules_of(settings: Settings) -> Rules:
+    """The rules of a configuration; raises ConfigError where the versions' file is wrong."""
+    versions = settings.deterministic
+    return Rules(
+        deterministic.load(versions) if versions else deterministic.Deterministic(),
+        tuple(ipaddress.ip_network(each) for each in settings.shared),
+        Margins(*(int(s * 1e6) for s in (
+            settings.clock_error_s, settings.window_s, settings.settle_s
+        ))),
+    )  # fmt: skip
+
+
+class Answering:
+    """Answers from one store. `client` may stand for several shards."""
+
+    def __init__(self, client: Reader, rules: Rules) -> None:
+        self._client = client
+        self._rules = rules
+
+    @property
+    def versions(self) -> str:
+        """Digest of the versions of deterministic NAT, for the audit log."""
+        return self._rules.deterministic.digest
+
+    def who(
+        self, address: str, port: int | None, protocol: int | None, at_us: int, tolerance_us: int
+    ) -> Found:
+        """Who had an address and port. Raises ValueError in words for what cannot be asked."""
+        try:
+            packed = pack(address)
+        except ValueError:
+            raise ValueError("address: an IPv4 or IPv6 address is needed, without a port") from None
+        if not 0 <= tolerance_us <= MAX_TOLERANCE_US:
+            raise ValueError("tolerance: from 0 to 3600 s")
+        if port is None and protocol is not None:
+            raise ValueError("proto: only together with a port")
+        question = Question(packed, at_us, tolerance_us, port, protocol)
+        return Who(self._rules, self._client).look_up(question)

@@ -1,0 +1,122 @@
+"""Deterministic NAT by RFC 7422: forth and back agree, versions end each other, errors at once."""
+
+from __future__ import annotations
+
+import datetime as dt
+import ipaddress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aggregator.queries.deterministic import Deterministic, Version, load, parse
+from aggregator.queries.evidence import FOREVER, Question
+from collector.wire.addr import pack, unpack
+from collector.wire.settings import ConfigError
+
+DAY = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
+T = int(DAY.timestamp()) * 1_000_000
+
+
+def version(**others: Any) -> dict[str, Any]:
+    return {
+        "device": "cgn-1",
+        "collector": "edge-1",
+        "valid_from": DAY,
+        "inside": "100.64.0.0/22",
+        "outside": "192.0.2.0/26",
+        "ports": [1024, 65535],
+        "ports_per_host": 2000,
+        **others,
+    }
+
+
+def made(*versions: dict[str, Any]) -> Deterministic:
+    return parse({"version": list(versions)}, Path("nat.toml"))
+
+
+def ask(found: Deterministic, address: str, port: int | None, at: int = T) -> list[str]:
+    question = Question(pack(address), at, 0, port)
+    return [unpack(each.inside) for each in found.mappings(question, at, at + 1)]
+
+
+def test_the_first_hosts_blocks_are_where_arithmetic_puts_them() -> None:
+    found = made(version())  # 64,512 ports: 32 blocks of 2,000, and 512 that are dynamic
+    assert ask(found, "192.0.2.0", 1024) == ["100.64.0.0"]
+    assert ask(found, "192.0.2.0", 3023) == ["100.64.0.0"]
+    assert ask(found, "192.0.2.0", 3024) == ["100.64.0.1"]
+    assert ask(found, "192.0.2.1", 1024) == ["100.64.0.32"]
+    assert ask(found, "192.0.2.31", 65_023) == ["100.64.3.255"]
+    for address, port in (("192.0.2.0", 65_024), ("192.0.2.0", 1023), ("192.0.2.32", 1024)):
+        assert ask(found, address, port) == []
+    assert found.sharers(pack("192.0.2.0"), T, T + 1) == 32
+    assert found.sharers(pack("192.0.2.64"), T, T + 1) is None
+    assert found.sharers(pack("2001:db8::1"), T, T + 1) is None
+    assert ask(found, "2001:db8::1", 1024) == ask(found, "192.0.2.0", None) == []
+
+
+@given(
+    hosts=st.integers(1, 64), start=st.integers(1, 40_000), bits=st.integers(24, 30),
+    where=st.integers(0, 2**20),
+)  # fmt: skip
+def test_every_inside_address_has_ports_of_its_own(
+    hosts: int, start: int, bits: int, where: int
+) -> None:
+    """The device's direction, written down anew here, comes back to the same address."""
+    ports = (65_535 - start + 1) // hosts
+    inside = ipaddress.ip_network(f"10.0.0.0/{bits}")
+    found = Version("d", DAY, str(inside), "192.0.2.0/24", (start, 65_535), ports)
+    nth = where % min(inside.num_addresses, 256 * found.hosts)
+    public, block = divmod(nth, found.hosts)
+    for port in (start + block * ports, start + (block + 1) * ports - 1):
+        back = found.inside_of(int(ipaddress.ip_address("192.0.2.0")) + public, port)
+        assert back == (int(inside.network_address) + nth, start + block * ports)
+
+
+def test_a_version_ends_where_the_next_of_its_device_begins() -> None:
+    later = DAY + dt.timedelta(days=30)
+    found = made(version(), version(valid_from=later, ports_per_host=1000, inside="100.64.0.0/21"))
+    us = int(later.timestamp()) * 1_000_000
+    assert ask(found, "192.0.2.0", 3024, us - 1) == ["100.64.0.1"]
+    assert ask(found, "192.0.2.0", 3024, us) == ["100.64.0.2"]
+    assert ask(found, "192.0.2.0", 3024, T - 1) == []
+    both = found.mappings(Question(pack("192.0.2.0"), us, 0, 3024), us - 5, us + 5)
+    assert [(each.start_us, each.end_us) for each in both] == [(T, us), (us, FOREVER)]
+    assert both[0].record != both[1].record
+    assert made(version()).digest != found.digest
+
+
+def test_all_problems_at_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        made(
+            version(),
+            version(device="cgn-2", outside="192.0.2.32/27", inside="10.0.0.0/16"),
+            version(ports=[5000, 4000], device="cgn-3"),
+            version(),
+        )
+    text = str(caught.value)
+    for part in (
+        "version.1.inside: 65536 addresses",
+        "version.1.outside: version.0 has these",
+        "version.2.ports",
+        "version.3: version.0 of cgn-1 begins at that instant too",
+    ):
+        assert part in text
+    with pytest.raises(ConfigError, match="give the zone"):
+        made(version(valid_from=dt.datetime(2026, 1, 1)))  # noqa: DTZ001
+    with pytest.raises(ConfigError, match="version.0.prots: unknown key"):
+        made({**version(), "prots": 3})
+
+
+def test_a_file_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "nat.toml"
+    path.write_text(
+        '[[version]]\ndevice = "cgn-1"\nvalid_from = 2026-01-01T00:00:00Z\n'
+        'inside = "100.64.0.0/22"\noutside = "192.0.2.0/26"\nports = [1024, 65535]\n'
+        "ports_per_host = 2000\n"
+    )
+    assert load(path).version[0].hosts == 32
+    with pytest.raises(ConfigError, match="no such file"):
+        load(tmp_path / "none.toml")
