@@ -25,9 +25,12 @@ MAX_FINDINGS: Final = 200
 MAX_BUNDLE: Final = TILE * (2 + MAX_BYTES)
 MAX_WALK: Final = 16
 """Folders deep; a log's deepest path has nine."""
-PAUSES: Final = (0.05, 0.2)
-"""Seconds between looks at a folder that is not as its checkpoint says; an append takes fewer.
-What is odd and stays as it is over all of them is damage."""
+PAUSES = (0.05, 0.2)
+"""Seconds between looks at a folder that is not as its checkpoint says: what is odd and stays as it
+is over all of them is damage."""
+PATIENCE = (0.05, 0.2, 1.0, 4.0, 10.0)
+"""The same where a file is younger than the checkpoint: an append may be under way, which takes
+milliseconds, or seconds where the disk has much to sync."""
 ATTEMPTS: Final = 50
 """Looks at a log that changes all the time, before what is odd counts as wrong."""
 
@@ -51,7 +54,7 @@ class Snapshot:
     unsettled: bool = False
     """Something was met that an append under way can explain."""
     newest: int = 0
-    """When the newest certificate was written, nanoseconds; its leaf comes after it."""
+    """When the newest other file was written, nanoseconds; the checkpoint comes last."""
     signed: int = 0
     """When the checkpoint was written."""
     _read_already: dict[str, bytes] = field(default_factory=dict)
@@ -117,10 +120,10 @@ class Snapshot:
                 self._walk(folder / entry.name, name + "/", depth + 1)
             elif stat.S_ISREG(info.st_mode):
                 self.files[name] = info.st_size
-                if prefix == f"{sealed.FOLDER}/":
-                    self.newest = max(self.newest, info.st_mtime_ns)
-                elif name == "checkpoint":
+                if name == "checkpoint":
                     self.signed = info.st_mtime_ns
+                else:
+                    self.newest = max(self.newest, info.st_mtime_ns)
             else:
                 self.wrong(name, "layout", "neither a file nor a folder")
 
@@ -153,22 +156,21 @@ class Snapshot:
 def take(folder: Path, settled: bool = False) -> Snapshot:
     """Look at a folder until it is as its checkpoint says, or odd and unchanging.
 
-    settled: a certificate that is younger than the checkpoint is odd, too. Raises OSError where
-    the folder cannot be read.
+    settled: a file that is younger than the checkpoint is odd, too. Raises OSError where the folder
+    cannot be read.
     """
-    seen, pauses = Snapshot(folder), iter(PAUSES)
+    seen, waited = Snapshot(folder), 0
     seen.look()
     for _ in range(ATTEMPTS):
         if seen.head is None or not (seen.findings or (settled and seen.newest > seen.signed)):
             break  # a checkpoint is replaced at once, so one that is no checkpoint stays none
-        pause = next(pauses, None)
-        if pause is None:
+        pauses = PATIENCE if seen.newest > seen.signed else PAUSES
+        if waited >= len(pauses):
             break
-        time.sleep(pause)
+        time.sleep(pauses[waited])
         again = Snapshot(folder)
         again.look()
-        if not again.same(seen):
-            pauses = iter(PAUSES)
+        waited = waited + 1 if again.same(seen) else 0
         seen = again
     return seen
 

@@ -1,7 +1,8 @@
 """Ordinary ends and starts within a day change no figure, and a part that is away costs only time.
 
 One day, in seconds: at 4 the collector is stopped and started, twice in a row; the aggregator is
-away from 18 on, and once it is back its engine is kept down for 4 seconds.
+away from 18 on, and once it is back its engine is kept down until a collector was told to come
+again: on a machine with nothing else to do that takes 4 seconds, on a busy one it may take longer.
 """
 
 from __future__ import annotations
@@ -41,6 +42,8 @@ WALL_S: Final = 36.0
 A: Final = "+442079460106"
 THROUGH: Final = "02079460205"
 LATER: Final = "02079460206"
+LEAST_DOWN_S: Final = 4.0
+MOST_DOWN_S: Final = 60.0
 SECOND_NS: Final = 1_000_000_000
 DUMP_NS: Final = 2 * SECOND_NS
 """How often the lab's collector reads the kernel's table."""
@@ -123,9 +126,21 @@ def restarted(world: World) -> Restarted:
         time.sleep(2.0)
         keep_engine_down()
 
+    def told() -> float:
+        return world.metric(
+            "batches_total", collector=COLLECTOR, reason="store-unavailable", verdict="retry"
+        )
+
     def keep_engine_down() -> None:
-        until = time.monotonic() + 4.0
-        while time.monotonic() < until:
+        began, before = time.monotonic(), told()
+        enough = False
+        while not enough and time.monotonic() < began + MOST_DOWN_S:
+            enough = (
+                time.monotonic() > began + LEAST_DOWN_S
+                and told() > before
+                and any(code == 503 for code, _ in health)
+                and world.metric("engine_restarts") >= restarts + 2
+            )
             try:
                 appliance.kill_engine()
             except (LabError, OSError):  # the supervisor has not started it again yet
@@ -144,9 +159,7 @@ def restarted(world: World) -> Restarted:
     wait_for("an empty spool", lambda: world.collector_metric("spool_pending_batches") == 0.0)
     assert_bytes(world, truth.subscribers, before)
     seen["engine restarts"] = world.metric("engine_restarts") - restarts
-    seen["retried"] = world.metric(
-        "batches_total", collector=COLLECTOR, reason="store-unavailable", verdict="retry"
-    )
+    seen["retried"] = told()
     bills = {name: world.bill(name, began_ns) for name in everybody()}
     return Restarted(truth, bills, gaps(world, began_ns), clock.at, seen, health)
 
@@ -213,7 +226,7 @@ def test_an_engine_that_is_down_means_come_again(restarted: Restarted) -> None:
     codes = {code for code, _ in restarted.health}
     assert 503 in codes
     assert all(not state["ready"] for code, state in restarted.health if code == 503)
-    assert restarted.at["engine left alone"] < restarted.truth.end_ns
+    assert restarted.at["aggregator started"] < restarted.truth.end_ns
 
 
 def ask_health(port: int) -> tuple[int, dict[str, Any]]:

@@ -33,10 +33,14 @@ ROOT = Path(__file__).parents[2]
 
 
 class Clock:
-    """This machine's clock, and as much more as a test has let pass; `off_s` is a wrong clock."""
+    """Runs from noon of today, so that no test meets a midnight at which something becomes due.
+
+    `more_s`: what a test has let pass beyond that; `off_s` is a wrong clock.
+    """
 
     def __init__(self) -> None:
-        self.more_s, self.off_s = 0, 0
+        of_day_s = time.time_ns() // 1_000_000_000 % DAY_S
+        self.more_s, self.off_s = DAY_S // 2 - of_day_s, 0
 
     def now(self) -> int:
         return time.time_ns() + (self.more_s + self.off_s) * 1_000_000_000
@@ -48,11 +52,11 @@ class Clock:
         return {"now": self.now, "passed": self.passed}
 
 
-def visits(engine: Engine, days_ago: int, *subscribers: str) -> None:
+def visits(engine: Engine, clock: Clock, days_ago: int, *subscribers: str) -> None:
     """A visit of each subscriber so many days ago, in migrated tables."""
     store = Store("bundled", Client(engine.endpoint()), Client(engine.endpoint("keeper")))
-    Migrator(store.client, lambda: time.time_ns() // 1000).run()
-    at = time.time_ns() // 1000 // DAY_US * DAY_US - days_ago * DAY_US + DAY_US // 2
+    Migrator(store.client, lambda: clock.now() // 1000).run()
+    at = clock.now() // 1000 // DAY_US * DAY_US - days_ago * DAY_US + DAY_US // 2
     rows = [
         row("visit", subscriber=each, start_us=at, end_us=at + 1, observed_us=at)
         for each in subscribers
@@ -87,9 +91,9 @@ def engine(folder: Path) -> Iterator[Engine]:
 def test_from_a_hold_to_a_certificate_with_an_engine_that_dies_between(
     folder: Path, engine: Engine
 ) -> None:
-    visits(engine, 10, "sub-0001", "sub-0002", "sub-0003")
-    visits(engine, 0, "sub-0001", "sub-0002")
     clock = Clock()
+    visits(engine, clock, 10, "sub-0001", "sub-0002", "sub-0003")
+    visits(engine, clock, 0, "sub-0001", "sub-0002")
     service = Running(config(folder, {"schedule": {"purge_every_s": 3600}}), **clock.given())
     service.start()
     try:
@@ -161,11 +165,11 @@ def test_from_a_hold_to_a_certificate_with_an_engine_that_dies_between(
 
 @pytest.mark.engine
 def test_tables_that_no_policy_names_stop_destruction(folder: Path, engine: Engine) -> None:
-    visits(engine, 10, "sub-0001")
+    clock = Clock()
+    visits(engine, clock, 10, "sub-0001")
     writer = Client(engine.endpoint())
     writer.execute("CREATE TABLE tallyhold.dossier (who String) ENGINE = MergeTree ORDER BY who")
     writer.close()
-    clock = Clock()
     service = Running(config(folder), **clock.given()).start()
     try:
         service.until("the table to be seen", lambda: service.metric("unwired_tables") == 1)

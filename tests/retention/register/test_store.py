@@ -261,13 +261,14 @@ def test_exclusive_is_reentrant_and_times_out(tmp_path: Path) -> None:
 
 def test_a_hold_waits_for_the_purge_that_another_thread_is_at(tmp_path: Path) -> None:
     with opened(tmp_path) as register:
-        began, order = threading.Event(), list[str]()
+        began, beaten, order = threading.Event(), threading.Event(), list[str]()
 
         def purging() -> None:
             with register.exclusive():
                 register.write(leaves=[BEAT])
                 began.set()
-                time.sleep(0.2)
+                beaten.wait()
+                time.sleep(0.2)  # in which the hold comes to the lock
                 order.append("purge")
 
         thread = threading.Thread(target=purging)
@@ -275,6 +276,7 @@ def test_a_hold_waits_for_the_purge_that_another_thread_is_at(tmp_path: Path) ->
         began.wait()
         register.write(leaves=[BEAT])  # what changes nothing that is held does not wait
         order.append("beat")
+        beaten.set()
         register.write(holds=[hold()], leaves=submitted(hold(), 0))
         order.append("hold")
         thread.join()

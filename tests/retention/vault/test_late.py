@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import threading
 import time
 
 import pytest
 from clickhouse_driver import Client as Driver
+from clickhouse_driver.errors import Error as DriverError
 
 from aggregator.store.closed import ClosedPartitions
 from retention.holds.columns import CLASSES
@@ -155,27 +157,35 @@ def test_an_insert_under_way_keeps_its_slot_open(
     """It may still write to the slot in which it began, however long ago that was."""
     world.put("usage", [held_row("usage", "ann")], "late_usage")
     world.put("visit", [held_row("visit", "ann")], "late_visit")
-    number = int(time.time()) // SLOT_S
+    parts = world.store.keeper.query_columns(
+        "SELECT partition FROM system.parts WHERE table = 'late_usage' AND active AND rows > 0"
+    )
+    number = int(parts["partition"][0])
     # Far enough for the slot to be over, and near enough for the insert to have begun before.
     monkeypatch.setattr(late, "SETTLE_S", -2 * SLOT_S)
     at = world.store.keeper.endpoint
     driver = Driver(at.host, at.port, user=at.user, password=at.password)
-    running = threading.Thread(
-        target=lambda: driver.execute(
-            "SELECT sleepEachRow(1) FROM numbers(3)"
-            if world.store.name == "bundled"
-            else "SELECT sleep(3)",
-            query_id=f"ingest-late_usage-202512-{secrets.token_hex(16)}",
-        )
-    )
+    query_id = f"ingest-late_usage-202512-{secrets.token_hex(16)}"
+    sleeping = "sleepEachRow(1)" if world.store.name == "bundled" else "sleep(1)"
+
+    def insert() -> None:
+        with contextlib.suppress(DriverError):  # it is killed in the end
+            driver.execute(
+                f"SELECT {sleeping} FROM system.numbers LIMIT 300",
+                query_id=query_id,
+                settings={"max_block_size": 1},
+            )
+
+    running = threading.Thread(target=insert)
     running.start()
     try:
-        eventually(lambda: len(world.vault.slots()) == 1, 2.5)
+        eventually(lambda: len(world.vault.slots()) == 1, 60)
         assert [slot.record_class for slot in world.vault.slots()] == ["visit"]
         slot = LateSlot("usage", number, ())
         with pytest.raises(PreserveError, match="still take rows"):
             world.vault.drop_slot(approved(slot.place, "late"), slot)
     finally:
+        world.store.keeper.query_columns(f"KILL QUERY WHERE query_id = '{query_id}' SYNC")
         running.join()
         driver.disconnect()
     assert [slot.record_class for slot in world.vault.slots()] == ["usage", "visit"]
