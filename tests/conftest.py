@@ -1,4 +1,4 @@
-"""How the suite is shared out where it runs on several cores (`pytest -n 2`).
+"""How the suite is shared out where it runs on several cores (`pytest -n 2`), and its properties.
 
 A test file is one unit, as its fixtures are; so is a folder whose tests share one lab. The longest
 units come first: whoever is left with the last one should not be left with a long one.
@@ -10,6 +10,7 @@ import signal
 from typing import Final
 
 import pytest
+from hypothesis import HealthCheck, settings
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
@@ -23,6 +24,10 @@ LONGEST: Final = (
     "deploy",
     "retention/vault/test_cluster.py",
 )
+
+# On a busy machine examples are slow to draw, which is no fault of what they test.
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
 
 # A shell that starts the suite in the background has it ignore Ctrl-C, and so would every program
 # that the tests start and interrupt.
