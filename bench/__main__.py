@@ -18,6 +18,7 @@ from bench import report
 
 BENCHES: Final[dict[str, tuple[str, ...]]] = {
     "decode": (),
+    "parsers": (),
     "insert": (),
     "laplace": (),
     "purge": ("--rows", "2000000"),

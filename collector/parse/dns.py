@@ -7,10 +7,9 @@ read: authority and additional sections speak of name servers, not of what the c
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
-from collector.parse.host import clean_host
+from collector.parse.host import is_host
 from collector.parse.reader import ParseError
 from collector.wire.addr import MAPPED
 
@@ -37,6 +36,10 @@ MAX_TCP_MESSAGES: Final = 256
 """Messages split off one TCP buffer at a time; with `split_tcp` called per segment a reader that
 is behind gets the rest on its next call."""
 
+_DOT: Final = 0x2E
+_MAX_POINTER: Final = 0x3FFF
+_ASKED: Final = 0xC00C
+"""A pointer to the question's name, which follows the header."""
 _HEADER: Final = struct.Struct(">HHHHHH")
 _U16: Final = struct.Struct(">H")
 _HH: Final = struct.Struct(">HH")
@@ -45,13 +48,13 @@ _POINTED_RECORD: Final = struct.Struct(">HIxxxxH")
 """Type with class and length of a record, the second with a pointer as its owner's name."""
 
 
-@dataclass(frozen=True, slots=True)
-class DnsAnswer:
+class DnsAnswer(NamedTuple):
     """One answer.
 
     `host` is the name asked (see `clean_host`), `qtype` and `rcode` are the numbers of the message,
     `addresses` the A and AAAA addresses, 16 bytes each, at the end of the name's CNAME chain.
-    `chain`: the name asked and the CNAMEs followed from it, each in lower-case wire form.
+    `chain`, where it was wanted: the name asked and the CNAMEs followed from it, each in lower-case
+    wire form.
     """
 
     id: int
@@ -59,10 +62,10 @@ class DnsAnswer:
     qtype: int
     rcode: int
     addresses: tuple[bytes, ...]
-    chain: tuple[bytes, ...]
+    chain: tuple[bytes, ...] = ()
 
 
-def parse_answer(payload: bytes) -> DnsAnswer | None:
+def parse_answer(payload: bytes, with_chain: bool = False) -> DnsAnswer | None:
     """The answer in one message; bytes after the answer section are not read.
 
     None for what answers no question about an Internet host: queries, operations other than QUERY,
@@ -85,8 +88,56 @@ def parse_answer(payload: bytes) -> DnsAnswer | None:
     if qclass != _IN or asked == b"\0":
         return None
     host = _text(asked)
-    addresses, chain = _follow(payload, at + 4, answers, asked) if answers else ((), (asked,))
+    addresses = None if with_chain else _in_order(payload, at + 4, answers)
+    chain: tuple[bytes, ...] = ()
+    if addresses is None:
+        addresses, names = _follow(payload, at + 4, answers, asked)
+        chain = names if with_chain else ()
     return DnsAnswer(ident, host, qtype, flags & 0x0F, addresses, chain)
+
+
+def _in_order(data: bytes, at: int, count: int) -> tuple[bytes, ...] | None:
+    """The addresses where every record's owner points to the question or to the alias just told.
+
+    That is how resolvers write nearly all answers, and then no name needs to be put together.
+    None for every other section, well-formed or not: `_follow` says what it holds.
+    """
+    size = len(data)
+    owner = _ASKED
+    found: list[bytes] = []
+    for number in range(count):
+        if at + 12 > size:
+            return None
+        pointer, kind, length = _POINTED_RECORD.unpack_from(data, at)
+        at += 12
+        end = at + length
+        if pointer != owner or end > size:
+            return None
+        if kind == _A_IN and length == 4:
+            found.append(MAPPED + data[at:end])
+        elif kind == _AAAA_IN and length == 16:
+            found.append(data[at:end])
+        elif kind == _CNAME_IN and not found and number < MAX_CHAIN and _is_name(data, at, end):
+            owner = 0xC000 | at
+        else:
+            return None
+        at = end
+    if count and not found:  # perhaps a chain that leads nowhere or in a circle
+        return None
+    return tuple(found) if len(found) < 2 else tuple(dict.fromkeys(found))
+
+
+def _is_name(data: bytes, at: int, end: int) -> bool:
+    """Whether data[at:end], within reach of a pointer, is labels that end in a root or go back."""
+    if at > _MAX_POINTER or end - at > _MAX_NAME:
+        return False
+    start = at
+    while at < end and 0 < data[at] < 64:
+        at += data[at] + 1
+    if at == end - 2 and data[at] >= 0xC0:
+        target: int = _U16.unpack_from(data, at)[0] & _MAX_POINTER
+        return target < start
+    return at == end - 1 and data[at] == 0
 
 
 def _follow(
@@ -104,9 +155,10 @@ def _follow(
             if at + 12 > size:
                 raise ParseError("truncated")
             pointer, kind, length = _POINTED_RECORD.unpack_from(data, at)
-            owner = names.get(pointer & 0x3FFF)
-            if owner is None:
-                owner = names[pointer & 0x3FFF] = _name(data, at)[0]
+            known = names.get(pointer & _MAX_POINTER)
+            if known is None:
+                known = names[pointer & _MAX_POINTER] = _name(data, at)[0]
+            owner = known
             at += 12
         else:
             start = at
@@ -160,15 +212,14 @@ def _name(data: bytes, at: int) -> tuple[bytes, int]:
     parts: list[bytes] = []
     total = 0
     for _ in range(_MAX_JUMPS):
-        while True:
-            if at >= size:
-                raise ParseError("truncated")
+        limit = min(size, start + _MAX_NAME)
+        while at < limit:
             length = data[at]
             if length == 0 or length > 63:
                 break
             at += length + 1
-            if at - start >= _MAX_NAME:
-                raise ParseError("name")
+        else:
+            raise ParseError("name" if at - start >= _MAX_NAME else "truncated")
         total += at - start
         if total >= _MAX_NAME:
             raise ParseError("name")
@@ -184,7 +235,7 @@ def _name(data: bytes, at: int) -> tuple[bytes, int]:
             parts.append(data[start:at])
         if after < 0:
             after = at + 2
-        target: int = _U16.unpack_from(data, at)[0] & 0x3FFF
+        target: int = _U16.unpack_from(data, at)[0] & _MAX_POINTER
         if target >= start:
             raise ParseError("pointer")
         start = at = target
@@ -193,16 +244,18 @@ def _name(data: bytes, at: int) -> tuple[bytes, int]:
 
 def _text(wire: bytes) -> str:
     """The host of a wire-form name; ParseError("host") if any label is not one of a host."""
-    labels: list[bytes] = []
-    at = 0
-    while length := wire[at]:
-        labels.append(wire[at + 1 : at + 1 + length])
+    name = bytearray(wire)
+    at = labels = 0
+    while length := name[at]:
+        name[at] = _DOT
         at += length + 1
-    name = b".".join(labels)
-    if name.count(b".") >= len(labels):
-        # A dot inside a label: written out it would be another name.
+        labels += 1
+    # The first length's dot and the root go. A dot too many was inside a label: written out it
+    # would be another name.
+    text = name[1:at]
+    if text.count(b".") >= labels or not is_host(text):
         raise ParseError("host")
-    return clean_host(name)
+    return text.decode("ascii")
 
 
 def split_tcp(buffer: bytes) -> tuple[list[bytes], bytes]:

@@ -14,7 +14,10 @@ MAX_HOST_BYTES: Final = 253
 MAX_AUTHORITY_BYTES: Final = 4096
 """Longest authority read: a host and a port need 260, the rest is room for user-info to discard."""
 
-_is_name: Final = re.compile(rb"(?:[a-z0-9_-]{1,63}\.)*[a-z0-9_-]{1,63}").fullmatch
+HOST_BYTES: Final = b"abcdefghijklmnopqrstuvwxyz0123456789_-."
+"""What a name is made of, once in lower case."""
+_MAX_LABEL: Final = 63
+_DOT: Final = 0x2E
 _PORT: Final = re.compile(rb":[0-9]{0,5}\Z")
 
 
@@ -27,9 +30,21 @@ def clean_host(raw: bytes) -> str:
     ParseError("host"): what no resolver would resolve is no visited host.
     """
     name = raw.lower().removesuffix(b".")
-    if len(name) > MAX_HOST_BYTES or not _is_name(name):
+    if not is_host(name):
         raise ParseError("host")
     return name.decode("ascii")
+
+
+def is_host(name: bytes | bytearray) -> bool:
+    """Whether a lower-case name without a trailing dot is labels of 1 to 63 of HOST_BYTES.
+
+    Deleting what is allowed is one pass in C: a third of the time of a regular expression.
+    """
+    if name.translate(None, HOST_BYTES) or not 0 < len(name) <= MAX_HOST_BYTES:
+        return False
+    if b".." in name or name[0] == _DOT or name[-1] == _DOT:
+        return False
+    return len(name) <= _MAX_LABEL or max(map(len, name.split(b"."))) <= _MAX_LABEL
 
 
 def authority_host(raw: bytes) -> str:

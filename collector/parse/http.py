@@ -28,7 +28,12 @@ _HOST: Final = re.compile(rb"\n[Hh][Oo][Ss][Tt][ \t]*:([^\r\n]*)\r?\n")
 _LENGTH: Final = re.compile(
     rb"\n[Cc][Oo][Nn][Tt][Ee][Nn][Tt]-[Ll][Ee][Nn][Gg][Tt][Hh][ \t]*:[ \t]*([0-9]{1,10})[ \t]*\r?\n"
 )
-"""No pattern here can backtrack over more than one run of its input: time stays linear."""
+_USUAL: Final = re.compile(
+    rb"(?!CONNECT )[A-Z][A-Z_-]{0,31} [/*][^\n]* HTTP/1\.[0-9][\r ]*" + _HOST.pattern
+)
+"""Nearly every request: origin form, and Host first as RFC 9110 section 7.2 asks; one match says
+what the steps of `parse_request_host` would say. No pattern here can backtrack over more than one
+run of its input: time stays linear."""
 
 
 def looks_like_request(payload: bytes) -> bool:
@@ -45,6 +50,9 @@ def parse_request_host(stream: bytes) -> str | Incomplete:
     at which to try again. Raises ParseError if this is no HTTP/1.x request or its head is larger
     than MAX_HEAD_BYTES.
     """
+    usual = _USUAL.match(stream, 0, MAX_HEAD_BYTES)
+    if usual is not None:
+        return _value_host(usual)
     line_end = stream.find(b"\n", 0, MAX_HEAD_BYTES)
     if line_end < 0:
         if stream and not _METHOD.match(stream, 0, 33):
@@ -68,11 +76,15 @@ def parse_request_host(stream: bytes) -> str | Incomplete:
     stop = min(len(stream), MAX_HEAD_BYTES) if head_end is None else head_end.start() + 1
     host = _HOST.search(stream, line_end, stop)
     if host is not None:
-        value = host.group(1).strip(b" \t")
-        return authority_host(value) if value else ""
+        return _value_host(host)
     if head_end is not None:
         return ""
     return _more(stream)
+
+
+def _value_host(header: re.Match[bytes]) -> str:
+    value = header.group(1).strip(b" \t")
+    return authority_host(value) if value else ""
 
 
 def request_end(stream: bytes) -> int:

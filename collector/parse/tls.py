@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import re
 import struct
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from collector.parse.host import authority_host, clean_host
 from collector.parse.reader import Incomplete, ParseError
@@ -37,8 +36,7 @@ _U16: Final = struct.Struct(">H")
 _HH: Final = struct.Struct(">HH")
 
 
-@dataclass(frozen=True, slots=True)
-class ClientHello:
+class ClientHello(NamedTuple):
     """What a ClientHello says in the clear.
 
     `host` is the server name ("" where none is sent). `ech` says that an encrypted hello travels

@@ -229,7 +229,7 @@ class Observer:
         counts = self._stages["dns"]
         counts["seen"] += 1
         try:
-            answer = dns.parse_answer(message)
+            answer = dns.parse_answer(message, with_chain=self._targets is not None)
         except ParseError:
             malformed(counts)
             return []

@@ -4,13 +4,14 @@ import struct
 
 import dns.flags
 import dns.message
+import dns.name
 import dns.rcode
 import dns.rrset
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from collector.parse.dns import DnsAnswer, parse_answer, split_tcp
+from collector.parse.dns import DnsAnswer, _follow, _in_order, parse_answer, split_tcp
 from collector.parse.reader import ParseError
 from collector.wire.addr import pack
 from tests.collector.parse.helpers import cuts, ignores_trailing, only_parse_error
@@ -42,7 +43,13 @@ def test_follows_the_chain_of_aliases() -> None:
     ident = struct.unpack_from(">H", CHAIN)[0]
     assert found is not None
     assert found == DnsAnswer(
-        ident, "www.example.com", 1, 0, (pack("192.0.2.1"), pack("192.0.2.2")), found.chain
+        ident, "www.example.com", 1, 0, (pack("192.0.2.1"), pack("192.0.2.2"))
+    )
+    named = parse_answer(CHAIN, with_chain=True)
+    assert named is not None
+    names = ("www.example.com", "cdn.example.net", "edge.cdn.example.net")
+    assert named == found._replace(
+        chain=tuple(dns.name.from_text(each).to_wire() for each in names)
     )
     assert ignores_trailing(parse_answer, CHAIN)
     for outcome in cuts(parse_answer, CHAIN):
@@ -183,3 +190,32 @@ def test_fuzz(data: st.DataObject) -> None:
     for _ in range(4):
         mutated[data.draw(st.integers(2, len(mutated) - 1))] = data.draw(st.integers(0, 255))
     only_parse_error(parse_answer, bytes(mutated))
+
+
+_OWNERS = st.sampled_from(["www.example.", "a.example.", "b.cdn.example.", "c.example."])
+_RECORDS = st.one_of(
+    st.tuples(_OWNERS, st.just("CNAME"), _OWNERS.map(lambda name: [name])),
+    st.tuples(_OWNERS, st.just("A"), st.sampled_from([["192.0.2.1"], ["192.0.2.2"]])),
+    st.tuples(_OWNERS, st.just("AAAA"), st.just(["2001:db8::1"])),
+)
+
+
+@given(st.lists(_RECORDS, max_size=6))
+@settings(max_examples=150, deadline=None)
+def test_an_answer_read_in_order_says_what_names_put_together_say(
+    records: list[tuple[str, str, list[str]]],
+) -> None:
+    wire = bytearray(_answer("www.example.", "A", *records))
+    asked = b"\3www\7example\0"
+    at = 12 + len(asked) + 4
+    count = struct.unpack_from(">H", wire, 6)[0]
+    answers: list[object] = []
+    for read in (
+        lambda: _in_order(bytes(wire), at, count),
+        lambda: _follow(bytes(wire), at, count, asked)[0],
+    ):
+        try:
+            answers.append(read())
+        except ParseError as error:
+            answers.append(error.reason)
+    assert answers[0] is None or answers[0] == answers[1]

@@ -27,7 +27,7 @@ def category(asked: str, *sets: tuple[str, str, str], kind: str = "A") -> int | 
     response = dns.message.make_response(dns.message.make_query(asked, kind))
     for owner, rtype, value in sets:
         response.answer.append(dns.rrset.from_text(owner, 60, "IN", rtype, value))
-    found = parse_answer(response.to_wire())
+    found = parse_answer(response.to_wire(), with_chain=True)
     assert found is not None
     return TARGETS.category(found)
 
