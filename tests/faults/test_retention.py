@@ -34,7 +34,7 @@ from retention.policy.partitions import place_of
 from retention.vault.engine import EngineVault
 from retention.vault.folders import Outside
 from retention.vault.tables import in_place
-from tests.residue import find
+from safeguard.search import find
 from tests.retention.destruction.world import HOUR, START, Clock, Faults, policy
 from tests.retention.destruction.world import World as Appliance
 from tests.retention.register import stepping

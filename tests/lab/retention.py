@@ -25,7 +25,7 @@ from retention.config import DEFAULT_POLICY
 from tests.lab.appliance import COMMAND, ROOT, Appliance, tallyhold
 from tests.lab.netns import LabError, end
 from tests.lab.truth import SubscriberTruth, Truth
-from tests.residue import find
+from safeguard.search import find
 
 PEOPLE: Final = {
     "lena": ("legal-requester",),

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.aggregator.support import DebianServer, Store
-from tests.residue import find
+from safeguard.search import find
 
 
 def test_raw_files_are_searched(tmp_path: Path) -> None:
