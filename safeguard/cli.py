@@ -27,6 +27,7 @@ from retention.audit.log import LogError
 from safeguard import document as documents
 from safeguard import figures, keys, leaves, ledger, plots, present, rules, stored
 from safeguard import verify as verification
+from safeguard.prove import cli as proving
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 
@@ -155,6 +156,10 @@ def safeguard_verify(
     verdict = verification.verify(data, expected, told)
     show(as_json, verdict.as_json(), lambda to: _lines(to, verdict.lines()))
     raise typer.Exit(0 if verdict.good else 1)
+
+
+app.command("prove")(proving.prove)
+app.command("canary")(proving.canary)
 
 
 @app.command("key")

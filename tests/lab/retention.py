@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from retention.config import DEFAULT_POLICY
+from safeguard.search import find
 from tests.lab.appliance import COMMAND, ROOT, Appliance, tallyhold
 from tests.lab.netns import LabError, end
 from tests.lab.truth import SubscriberTruth, Truth
-from safeguard.search import find
 
 PEOPLE: Final = {
     "lena": ("legal-requester",),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +13,14 @@ import typer
 from typer.testing import CliRunner, Result
 
 import tallyhold
-from aggregator import pki
-from aggregator.store.bundled import Engine
-from aggregator.store.client import Client
 from retention.config import Safeguard
 from retention.metrics import Metrics
 from retention.safeguard import PrivacyLedger
-from tests.aggregator.conftest import bundled_engine
-from tests.aggregator.ingest.feeding import Ingest
-from tests.aggregator.ingest.guarded import DAY, MIDNIGHT, day_of_releases
-from tests.aggregator.support import Spool, Store
+from tests.aggregator.ingest.guarded import DAY, MIDNIGHT
+from tests.aggregator.support import Store
 from tests.retention.register.made import Clock, opened
 from tests.retention.test_safeguard_engine import asking
 
-__all__ = ["bundled_engine"]
 PERIOD = "2024-10-04/2024-10-06"
 """Days 20,000 and 20,001 since 1970."""
 SIGNED = ("report", "verify", "key", "prove")
@@ -35,32 +28,6 @@ SIGNED = ("report", "verify", "key", "prove")
 
 def run(*words: str | Path) -> Result:
     return CliRunner().invoke(tallyhold.app, ["safeguard", *map(str, words)])
-
-
-@pytest.fixture
-def store(bundled_engine: Engine) -> Iterator[Store]:
-    """Two days of a router: one counted, one silent."""
-    made = Store(
-        "bundled", Client(bundled_engine.endpoint()), Client(bundled_engine.endpoint("keeper"))
-    )
-    made.clear()
-    ingest, spool = Ingest(made.client), Spool()
-    for n in range(2):
-        day = day_of_releases(MIDNIGHT + n * DAY, is_counted=n == 0)
-        ingest.send(spool.batch(day, start_ns=MIDNIGHT + (n + 1) * DAY))
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def config(bundled_engine: Engine, store: Store, tmp_path: Path) -> Path:
-    keys, path = tmp_path / "pki", tmp_path / "aggregator.toml"
-    pki.init(keys, ["localhost"])
-    path.write_text(
-        f'[tls]\nca = "{keys}/ca.crt"\ncert = "{keys}/server.crt"\nkey = "{keys}/server.key"\n'
-        f'[engine]\ndata = "{bundled_engine.config.data}"\n'
-    )
-    return path
 
 
 def commands() -> dict[str, Any]:

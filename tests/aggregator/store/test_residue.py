@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.aggregator.support import DebianServer, Store
 from safeguard.search import find
+from tests.aggregator.support import DebianServer, Store
 
 
 def test_raw_files_are_searched(tmp_path: Path) -> None:
