@@ -6,10 +6,12 @@ that a component makes, and the files that settings name.
 
 from __future__ import annotations
 
+import ipaddress
 import ssl
 from typing import Final
 
 from collector.build_safeguard import safeguard_config, safeguard_problems, targets
+from collector.capture.exports import ExportsConfig
 from collector.capture.links import LinksConfig
 from collector.capture.nft import NftConfig
 from collector.config import Config
@@ -39,6 +41,7 @@ def problems(config: Config) -> list[str]:
         ("uplink.url", uplink_config),
         ("spool", spool_config),
         ("hosts", ports),
+        ("exports", exports_config),
     ):
         try:
             build(config)
@@ -67,6 +70,7 @@ def trackers_config(config: Config) -> TrackersConfig:
         subscriber_from=config.control.subscriber_from,
         interim_s=config.control.interim_s,
         swap_octets=config.control.radius_swapped,
+        exported_usage=config.exports.usage,
         resolver_ports=config.hosts.dns_ports,
         max_sessions=config.limits.max_sessions,
         max_calls=config.limits.max_calls,
@@ -105,6 +109,19 @@ def link_patterns(config: Config) -> tuple[tuple[str, str], ...]:
 def nft_config(config: Config) -> NftConfig:
     access = config.access
     return NftConfig(access.interfaces, access.prefixes, access.ipv6_prefix_len)
+
+
+def exports_config(config: Config) -> ExportsConfig | None:
+    """Of the listener; None where none is wanted. Raises ValueError where it would hear nobody."""
+    exports = config.exports
+    if exports.listen is None:
+        return None
+    if not exports.exporters:
+        raise ValueError("listen needs exporters: the prefixes of those that send")
+    host, _, port = exports.listen.rpartition(":")
+    networks = tuple(map(ipaddress.ip_network, exports.exporters))
+    size = config.limits.receive_buffer_bytes
+    return ExportsConfig(host.strip("[]"), int(port), networks, size)
 
 
 def window(config: Config) -> Window:

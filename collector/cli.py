@@ -25,8 +25,11 @@ ConfigPath = Annotated[
     Path,
     typer.Option("--config", "-c", envvar="TALLYHOLD_COLLECTOR_CONFIG", help="TOML file to use."),
 ]
+_Linger = Annotated[
+    int, typer.Option("--linger", min=0, max=864_000, help="Seconds to let pass after the end.")
+]
 _PortList = Annotated[str, typer.Option(metavar="PORT,...", help="Ports, separated by commas.")]
-_REPLAYED = ("binding", "session", "visit", "call", "gap")
+_REPLAYED = ("binding", "session", "usage", "mapping", "visit", "call", "gap")
 
 
 @app.callback()
@@ -157,16 +160,14 @@ def replay(
         typer.Option("--access", help="Prefix of subscribers; repeatable. Default: any address."),
     ] = None,
     window_s: Annotated[int, typer.Option("--window", min=1, help="Seconds of a window.")] = 300,
-    linger_s: Annotated[
-        int,
-        typer.Option("--linger", min=0, max=864_000, help="Seconds to let pass after the end."),
-    ] = 0,
+    linger_s: _Linger = 0,
     sip_ports: _PortList = "5060",
     dns_ports: _PortList = "53",
     tls_ports: _PortList = "443",
     http_ports: _PortList = "80",
     quic_ports: _PortList = "443",
     radius_ports: _PortList = "1812,1813,3799",
+    export_ports: _PortList = "2055,4739,9995",
     lines: Annotated[
         Path | None,
         typer.Option("--lines", help="CSV of line and subscriber.", exists=True, dir_okay=False),
@@ -174,8 +175,8 @@ def replay(
 ) -> None:
     """Run captures through the code that meters live traffic, and print what it sees.
 
-    The same files give the same bytes. Volume and NAT mappings come from the kernel's counters
-    and are in no capture. Exit code 1 where a file is damaged, after what precedes the damage.
+    The same files give the same bytes; usage and mappings are those of NetFlow and IPFIX in them.
+    Exit code 1 where a file is damaged, after what precedes the damage.
 
     Example: tallyhold collector replay edge.pcap --observations
     Example: tallyhold collector replay a.pcap b.pcap --records call,session --sip-ports 5060,5080
@@ -190,7 +191,8 @@ def replay(
     from collector.replay import EVERYTHING, ReplayConfig, prefix_of
 
     try:
-        ports = _ports_of(*(dns_ports, tls_ports, http_ports, quic_ports, radius_ports, sip_ports))
+        lists = (dns_ports, tls_ports, http_ports, quic_ports, radius_ports, sip_ports)
+        ports = _ports_of(*lists, export_ports)
         prefixes = tuple(map(prefix_of, access)) if access else EVERYTHING
         known = read_lines(lines) if lines else {}
     except ValueError as error:
@@ -219,11 +221,14 @@ def _lines(files: list[Path], classes: list[str], config: ReplayConfig) -> Itera
         yield {"class": name, **row}
 
 
-def _ports_of(dns: str, tls: str, http: str, quic: str, radius: str, sip: str) -> Ports:
+def _ports_of(
+    dns: str, tls: str, http: str, quic: str, radius: str, sip: str, exports: str
+) -> Ports:
     """The ports of a replay; raises ValueError for what is no list of them."""
     from collector.track.ports import Ports
 
     lists = {"dns": dns, "tls": tls, "http": http, "quic": quic, "radius": radius, "sip": sip}
+    lists["exports"] = exports
     return Ports(**{name: _ports(text) for name, text in lists.items()})
 
 

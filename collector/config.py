@@ -112,6 +112,19 @@ class Lines:
 
 
 @dataclass(config=STRICT)
+class Exports:
+    """A listener for NetFlow v5, v9 and IPFIX of hardware routers; none by itself.
+
+    exporters: whose datagrams are taken. usage: whether their flows count as usage, which they must
+    not where this machine's own counters see the same traffic; NAT events are taken in either case.
+    """
+
+    listen: Endpoint | None = None
+    exporters: Annotated[tuple[Prefix, ...], Field(max_length=1024)] = ()
+    usage: bool = False
+
+
+@dataclass(config=STRICT)
 class Hosts:
     """Ports on which handshakes are read; what the names are used for is a policy elsewhere."""
 
@@ -220,6 +233,7 @@ class Config:
     uplink: Uplink
     control: Control = field(default_factory=Control)
     lines: Lines = field(default_factory=Lines)
+    exports: Exports = field(default_factory=Exports)
     hosts: Hosts = field(default_factory=Hosts)
     timing: Timing = field(default_factory=Timing)
     spool: Spool = field(default_factory=Spool)

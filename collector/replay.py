@@ -1,8 +1,8 @@
 """Capture files in, observations and records out, by the very code that meters live traffic.
 
 Time is that of the packets: windows close, timers run and tables forget by it, so that a replay
-gives the same bytes whenever and wherever it is made. Kernel counters are not in a capture: volume
-and NAT mappings are not replayed, and visits are those of handshakes, without bytes.
+gives the same bytes whenever and wherever it is made. Kernel counters are not in a capture: usage
+and NAT mappings are those of flow exports alone, and visits those of handshakes, without bytes.
 """
 
 from __future__ import annotations
@@ -24,9 +24,11 @@ from collector.window import Window
 from collector.wire.addr import pack, unpack
 
 SECOND_NS: Final = 1_000_000_000
-CLASSES: Final = ("binding", "session", "visit", "call", "gap")
+CLASSES: Final = ("binding", "session", "usage", "mapping", "visit", "call", "gap")
 """Record classes that a capture alone can give."""
 EVERYTHING: Final = ((bytes(16), 0),)
+EXPORTS: Final = (2055, 4739, 9995)
+"""NetFlow by custom, IPFIX by RFC 7011 section 10.3.4."""
 _STEPPED_NS: Final = 3600 * SECOND_NS
 """Of a longer silence the rest passes in one step: files may lie years apart, and what timers do
 follows from when they were due, not from when they are looked at."""
@@ -39,7 +41,7 @@ class ReplayConfig:
     after the last packet, so that what the capture left open ends by the rules for silence."""
 
     interface: int = 1
-    ports: Ports = Ports()
+    ports: Ports = Ports(exports=EXPORTS)
     secrets: dict[bytes, bytes] = field(default_factory=dict, repr=False)
     access: tuple[tuple[bytes, int], ...] = EVERYTHING
     trusted: tuple[tuple[bytes, int], ...] = ()

@@ -23,6 +23,7 @@ from typing import Any, Final
 
 from collector import build, build_safeguard, hygiene
 from collector.capture import netlink
+from collector.capture.exports import ExportSocket
 from collector.capture.links import LinksUnavailable
 from collector.capture.netlink import ConntrackConfig, ConntrackEvents
 from collector.capture.netlink_dump import dump
@@ -57,6 +58,8 @@ _POLL_S: Final = 0.1
 """Longest sleep: timers are late by no more, and an event is on disk within it."""
 _FRAMES: Final = 512
 """Frames of one source between two looks at the clock."""
+_DATAGRAMS: Final = 4_096
+"""Datagrams of exporters likewise: 5 MB, what a second of a busy carrier-grade NAT comes to."""
 _TICK_NS: Final = SECOND_NS
 _CHECK_NS: Final = 5 * SECOND_NS
 """How often the journal says that the collector runs, which bounds the gap after a SIGKILL, and
@@ -93,6 +96,7 @@ class Collector:
         self.conntrack = ConntrackEvents(
             ConntrackConfig(receive_buffer_bytes=config.limits.receive_buffer_bytes), now
         )
+        self.exports = ExportSocket(build.exports_config(config), now)
         self.decoder = Decoder()
         self.sources = Sources(config, self.observer, now)
         self.counters = Counters(build.nft_config(config), now, replace_table)
@@ -119,6 +123,7 @@ class Collector:
             self.spool.start()
             is_anchored = self._resume()
             self.conntrack.start()
+            self.exports.start()
             self.sources.refresh()
             self.uplink.start()
             if not is_anchored:
@@ -150,6 +155,7 @@ class Collector:
             stack.callback(self.spool.stop)
             stack.callback(self.journal.close)
             stack.callback(self.conntrack.stop)
+            stack.callback(self.exports.stop)
             stack.callback(self.sources.stop)
             if self.uplink.state != "stopped":
                 stack.callback(self.uplink.stop)
@@ -159,7 +165,7 @@ class Collector:
 
     def step(self) -> None:
         """One turn of the loop: what waits at the sockets, then what time demands."""
-        self.sources.select(_POLL_S, also=self.conntrack.fileno())
+        self.sources.select(_POLL_S, (self.conntrack.fileno(), *self.exports.descriptors))
         self._receive()
         now, monotonic = self._now(), self._monotonic()
         loss = self.window.clock(now, monotonic)
@@ -236,6 +242,8 @@ class Collector:
         """Take what the sockets hold, in bounded pieces."""
         for frame in self.sources.read(_FRAMES):
             self._survive(self._observe, frame)
+        for event in self.exports.read(_DATAGRAMS):
+            self._survive(self.trackers.observed, event)
         messages = self.conntrack.read()
         if len(messages):
             now = self._now()

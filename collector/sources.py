@@ -65,7 +65,7 @@ class Sources:
         guarded = targets(config)
         self._pages = tuple(sorted(guarded.pages)) if guarded else ()
         self._selector = selectors.DefaultSelector()
-        self._extra = -1
+        self._extra: tuple[int, ...] = ()
         self._looked_ns = 0
         self._due_s = 0.0
         self._complaint = ""
@@ -129,10 +129,11 @@ class Sources:
         self._looked_ns = reading.ts_ns
         self._complain(found)
 
-    def select(self, timeout_s: float, also: int) -> None:
-        """Wait until a socket or the descriptor `also` has something, at most `timeout_s`."""
+    def select(self, timeout_s: float, also: tuple[int, ...]) -> None:
+        """Wait until a socket or a descriptor of `also` has something, at most `timeout_s`."""
         if also != self._extra:
-            self._selector.register(also, selectors.EVENT_READ)
+            for descriptor in also:
+                self._selector.register(descriptor, selectors.EVENT_READ)
             self._extra = also
         self._selector.select(timeout_s)
 

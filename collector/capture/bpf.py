@@ -4,8 +4,9 @@ The program sees one packet at a time and remembers nothing, so each rule below 
 packet on its own. It passes PPPoE discovery and, of PPPoE sessions, PAP, CHAP and IPCP; and for
 IPv4 and IPv6, below up to two VLAN tags and one PPPoE session:
 
-- UDP: answers of resolvers (source port), RADIUS and SIP (either port), DHCP (destination port),
-  QUIC Initials of versions 1 and 2 (destination port, long header, type), and every fragment.
+- UDP: answers of resolvers (source port), RADIUS and SIP (either port), DHCP and exports
+  (destination port), QUIC Initials of versions 1 and 2 (destination port, long header, type), and
+  every fragment.
 - TCP: all payload of resolvers' answers and of SIP (either port).
 - TCP to any port: a payload that begins with a ClientHello in a TLS handshake record.
 - TCP towards a TLS port: a payload that begins with a handshake record. Towards an HTTP port: one
@@ -124,7 +125,7 @@ def _udp(asm: Assembler, ports: Ports, snaplen: int) -> None:
     asm.op(LDH_X, 0)
     asm.any_of((*ports.dns, *either), "udp.accept")
     asm.op(LDH_X, 2)
-    asm.any_of((*ports.dhcp, *either), "udp.accept")
+    asm.any_of((*ports.dhcp, *ports.exports, *either), "udp.accept")
     asm.any_of(ports.quic, "udp.quic")
     asm.go("udp.reject")
     asm.label("udp.quic")  # RFC 9000 section 17.2.2; RFC 9369 section 3.2 renumbers the types

@@ -19,6 +19,7 @@ from collector.parse.link import Frame
 from collector.parse.quic_packet import is_long_header
 from collector.parse.reader import ParseError
 from collector.parse.sip import SipEvent
+from collector.track.exporters import Exported
 from collector.track.followers import DnsFramer, Follower
 from collector.track.fragments import FragmentTable
 from collector.track.host_events import HostSeen, Resolution
@@ -34,7 +35,7 @@ from collector.wire.loss import Loss
 
 __all__ = ["Event", "Observer", "ObserverConfig", "Ports", "Role"]
 
-Event = HostSeen | Resolution | Blocked | SessionEvent | SipEvent
+Event = HostSeen | Resolution | Blocked | SessionEvent | SipEvent | Exported
 Role = Literal["access", "control", "lines"]
 
 _STAGES: Final = ("frames", "tunnels", "packets", "dns", "radius", "sip")
@@ -204,6 +205,8 @@ class Observer:
                 return [*self._hosts.quic(packet)]
             if dport in ports.dhcp:
                 return [*self._lines.dhcp(packet, is_trusted)]
+            if "control" in roles and dport in ports.exports:
+                return [Exported(packet.ts_ns, packet.src, packet.payload)]
             if "control" in roles and (sport in ports.radius or dport in ports.radius):
                 return self._radius(packet)
             if signals and (sport in ports.sip or dport in ports.sip):

@@ -23,9 +23,11 @@ class Ports:
     radius: tuple[int, ...] = (1812, 1813, 3799)
     sip: tuple[int, ...] = (5060,)
     dhcp: tuple[int, ...] = (67, 68, 546, 547)
+    exports: tuple[int, ...] = ()
+    """Of NetFlow and IPFIX, in captures; live ones come to a socket of their own."""
 
     def __post_init__(self) -> None:
-        for name in ("dns", "tls", "http", "quic", "radius", "sip", "dhcp"):
+        for name in ("dns", "tls", "http", "quic", "radius", "sip", "dhcp", "exports"):
             ports = getattr(self, name)
             if len(ports) > MAX_PORTS:
                 raise ValueError(f"{name}: {len(ports)} ports, at most {MAX_PORTS}")

@@ -223,7 +223,7 @@ class Session:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Session:
         """The session that `to_json` wrote, its timer not armed."""
-        values = {name: data[name] for name in _PLAIN}
+        values = {name: data[name] for name in _PLAIN if name in data}
         values["session_id"] = bytes.fromhex(data["session_id"])
         values["row_id"] = bytes.fromhex(data["row_id"])
         values["bindings"] = [

@@ -195,4 +195,4 @@ class Sessions:
         self.counts.update(snapshot["counts"])
         self._table.restore(snapshot, now_ns)
         self._requests.restore(snapshot)
-        self._grants.restore(snapshot["grants"])
+        self._grants.restore(snapshot.get("grants", []))

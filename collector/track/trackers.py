@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from collector.parse.sip import SipEvent
 from collector.track.calls import Calls, CallsConfig
+from collector.track.exports import Exported, Exports, ExportsConfig
 from collector.track.flows import FlowConfig, Flows, Rows
 from collector.track.hosts import Hosts, HostsConfig, HostSeen, Resolution
 from collector.track.journal_events import reading_of, sample_of
@@ -32,6 +33,7 @@ CLASSES_OF: Final[dict[str, tuple[str, ...]]] = {
     "flows": ("visit", "mapping"),
     "volume": ("usage",),
     "links": ("link",),
+    "exports": ("usage", "mapping"),
     "safeguard": ("block_count", "safeguard_ledger"),
 }
 """Record classes that each tracker makes, by the name of its part of a snapshot."""
@@ -51,6 +53,7 @@ class TrackersConfig:
     interim_s: int = 0
     swap_octets: frozenset[str] = frozenset()
     resolver_ports: tuple[int, ...] = (53,)
+    exported_usage: bool = True
     max_sessions: int = 262_144
     max_calls: int = 65_536
     max_flows: int = 1 << 20
@@ -74,12 +77,15 @@ class Trackers:
         self.flows = self._new_flows()
         self.volume = self._new_volume()
         self.links = self._new_links()
+        self.exports = self._new_exports()
         self.safeguard = self._new_safeguard()
 
-    def observed(self, event: HostSeen | Resolution | Blocked) -> None:
-        """A host, an answer or a block was seen; not journalled, as a restart tells visits as lost
-        and makes the day of SafeGuard silent."""
-        if isinstance(event, Blocked):
+    def observed(self, event: HostSeen | Resolution | Blocked | Exported) -> None:
+        """A host, an answer, a block or an export was seen; not journalled, as a restart tells
+        visits as lost, makes the day of SafeGuard silent, and finds exports by their sequence."""
+        if isinstance(event, Exported):
+            self.exports.datagram(event)
+        elif isinstance(event, Blocked):
             if self.safeguard:
                 self.safeguard.blocked(event)
         elif isinstance(event, HostSeen):
@@ -94,7 +100,7 @@ class Trackers:
         """
         match kind:
             case name if name in EVENTS:
-                return self.sessions.apply(EVENTS[name].from_json(payload), now_ns)
+                return self._changed(self.sessions.apply(EVENTS[name].from_json(payload), now_ns))
             case "sip":
                 self.calls.apply(SipEvent.from_json(payload), now_ns)
             case "split":
@@ -123,7 +129,11 @@ class Trackers:
         if self.safeguard:
             self.safeguard.advance(now_ns)
         self.calls.tick(now_ns)
-        return self.sessions.tick(now_ns)
+        return self._changed(self.sessions.tick(now_ns))
+
+    def _changed(self, changes: list[BindingChange]) -> list[BindingChange]:
+        self.exports.changed(changes)
+        return changes
 
     def take(self, start_ns: int, end_ns: int, now_ns: int) -> list[Mapping[str, Columns]]:
         """Rows of the closing window of every tracker."""
@@ -136,6 +146,7 @@ class Trackers:
             self.hosts.take(start_ns, end_ns, now_ns),
             self.calls.take(start_ns, end_ns, now_ns),
             self.links.take(start_ns, end_ns, now_ns),
+            self.exports.take(start_ns, end_ns, now_ns),
             guard.take(start_ns, end_ns, now_ns) if guard else {},
         ]
 
@@ -148,6 +159,7 @@ class Trackers:
             *self.flows.losses(),
             *self.volume.take_losses(),
             *self.links.take_losses(),
+            *self.exports.take_losses(),
         ]
 
     def snapshot(self) -> dict[str, object]:
@@ -160,6 +172,7 @@ class Trackers:
             "flows": self.flows.snapshot(),
             "volume": self.volume.snapshot(),
             "links": self.links.snapshot(),
+            "exports": self.exports.snapshot(),
         }
         if self.safeguard:
             state["safeguard"] = self.safeguard.snapshot()
@@ -177,6 +190,8 @@ class Trackers:
         for name in CLASSES_OF:
             if name == "safeguard" and (self.safeguard is None or name not in snapshot):
                 continue  # it came or went with the configuration
+            if name == "exports" and name not in snapshot:
+                continue  # a state of before there were any
             try:
                 getattr(self, name).restore(snapshot[name], now_ns)
             except Exception:  # what a damaged state makes of a tracker has no end of names
@@ -196,6 +211,7 @@ class Trackers:
             "sip-messages": {**self.calls.counts, "open": self.calls.waiting},
             "volume-bytes": self.volume.counts,
             "link-bytes": self.links.counts,
+            "export-records": self.exports.counts,
             **{f"visit-{name}": counts for name, counts in self.hosts.counts.items()},
         }
         stages = {name: equation(counts) for name, counts in found.items()}
@@ -254,6 +270,10 @@ class Trackers:
 
     def _new_links(self) -> Links:
         return Links(LinksConfig(window_ns=self._config.window_ns))
+
+    def _new_exports(self) -> Exports:
+        config = self._config
+        return Exports(ExportsConfig(config.access, config.ipv6_prefix_len, config.exported_usage))
 
     def _new_safeguard(self) -> SafeGuard | None:
         config = self._config

@@ -49,6 +49,8 @@ USAGE_ACROSS_RESTART: Final = 1
 """The interval spans a time when no collector ran; the kernel kept counting, so bytes are exact."""
 USAGE_COUNTER_RESET: Final = 2
 """The counter restarted inside the interval; a gap record says what cannot be known."""
+USAGE_FROM_EXPORT: Final = 4
+"""Counted by a router's flow export: flows are told when they end, so begin and end are bounds."""
 
 SESSION = RecordClass(
     "session",
@@ -230,12 +232,12 @@ GAP = RecordClass(
     (
         *_COMMON,
         *_WINDOW,
-        Column("stage", "str", "capture, conntrack, volume, track, spool, uplink or clock"),
+        Column("stage", "str", "capture, conntrack, volume, export, track, spool, uplink or clock"),
         Column("reason", "str", "short word such as kernel-drop, overrun, restart, spool-full"),
         Column("amount", "i64", "how much was lost; -1 unknown"),
         Column("unit", "str", "packets, events, rows, bytes, batches or ns"),
         Column("classes", "str", "record classes affected, comma separated"),
-        Column("scope", "str", "collector, or interface:NAME"),
+        Column("scope", "str", "collector, interface:NAME or exporter:ADDRESS"),
     ),
 )
 

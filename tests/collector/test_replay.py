@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 from collector.capture.replay import CaptureFileError, frames
 from collector.cli import app
 from collector.replay import ReplayConfig, observations, records
+from tests.collector.parse.test_export import v5, v5_record
 from tests.collector.track.test_observer import answer, hello, invite
 
 ROOT = Path(__file__).parents[2]
@@ -160,7 +161,7 @@ def test_the_command_prints_the_same_bytes_every_time(capture: Path) -> None:
     [
         ([], "say what to print"),
         (["--observations", "--records", "call"], "say what to print"),
-        (["--records", "usage"], "choose from"),
+        (["--records", "link"], "choose from"),
         (["--observations", "--sip-ports", "70000"], "1 to 65535"),
         (["--observations", "--sip-ports", "x"], "invalid literal"),
         (["--observations", "--access", "10.0.0.1/8"], "host bits"),
@@ -187,3 +188,29 @@ def test_every_required_host_of_the_captures_and_no_other(tmp_path: Path) -> Non
     done = subprocess.run(score, capture_output=True, text=True, check=True)
     total = done.stdout.splitlines()[-1]
     assert "recall 1.0000" in total and "precision 1.0000" in total, done.stdout
+
+
+def test_exports_in_a_capture_give_usage_and_mappings() -> None:
+    folder = CAPTURES / "netflow"
+    if not folder.is_dir():
+        pytest.skip("captures are not here")
+    for name, octets in (("ipfix_openbsd_pflow", 99_323), ("nf5_mikrotik", 40_812)):
+        rows = list(records(frames([folder / f"{name}.pcap"]), ("usage",), ReplayConfig()))
+        assert sum(row["up_bytes"] for _, row in rows) == octets
+        assert sum(row["down_bytes"] for _, row in rows) == octets  # both ends are inside
+    inside = ReplayConfig(access=((b"\0" * 10 + b"\xff\xff\x0a" + bytes(3), 104),))
+    mikrotik = frames([folder / "ipfix_mikrotik.pcap"])
+    usage = list(records(mikrotik, ("usage", "mapping"), inside))
+    assert {name for name, _ in usage} == {"usage"}  # it names no port after translation
+
+
+def test_export_ports(tmp_path: Path) -> None:
+    data = v5(v5_record(CLIENT, SERVER, 77))
+    packet = Ether() / IP(src="192.0.2.10", dst="192.0.2.20") / UDP(sport=9, dport=9996) / data
+    packet.time = T0
+    path = write(tmp_path / "x.pcap", [packet])
+    for ports, expected in (("9996", 2), ("2055", 0)):
+        words = ["replay", str(path), "--records", "usage", "--export-ports", ports]
+        result = CliRunner().invoke(app, words)
+        assert result.exit_code == 0, result.output
+        assert len(result.output.splitlines()) == expected

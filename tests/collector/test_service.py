@@ -32,8 +32,9 @@ from collector.wire import codec
 from collector.wire.addr import pack
 from collector.wire.batch import BatchError
 from collector.wire.loss import Loss
-from collector.wire.records import CALL_INTERRUPTED
+from collector.wire.records import CALL_INTERRUPTED, USAGE_FROM_EXPORT
 from tests.collector.capture.netns_fixture import Router, inside, router, run
+from tests.collector.parse.test_export import v5, v5_record
 from tests.collector.rig import (
     assert_once,
     config,
@@ -644,3 +645,19 @@ def test_an_idle_loop_sleeps(make: Make) -> None:
         turns += 1
     assert turns <= 30  # ten a second, and what a stray packet wakes
     assert time.process_time() - cpu < 0.4
+
+
+def test_exports_of_a_router_become_usage_and_gaps(make: Make, lab: Router, tmp_path: Path) -> None:
+    more = '[exports]\nlisten = "127.0.0.1:0"\nexporters = ["127.0.0.0/8"]\nusage = true\n'
+    running = make(config(tmp_path, more=more))
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as router:
+        for sequence in (0, 5):
+            data = v5(v5_record("10.0.0.2", "192.0.2.1", 1000), sequence=sequence)
+            router.sendto(data, ("127.0.0.1", running.exports.port))
+    spin(running, lambda: running.trackers.exports.counts["recorded"] == 2)
+    running.close_window()
+    rows = spooled(tmp_path)
+    exported = [row for row in rows["usage"] if row["flags"] & USAGE_FROM_EXPORT]
+    assert [(row["address"], row["up_bytes"]) for row in exported] == [(pack("10.0.0.2"), 2000)]
+    assert ("export", "export-gap") in gaps(rows)
+    assert stages(running)["exports"]["recorded"] == 2
