@@ -14,39 +14,15 @@ import typer
 from aggregator import config as configuration
 from aggregator import outfile, present
 from aggregator.asking import asking, fail, load, now_us, progress_bar, show
+from aggregator.options import AsJson, ConfigPath, PeriodText, Reference, Subscriber
 from aggregator.queries import billing as bills
 from aggregator.queries import demand as demands
 from aggregator.queries import export as exports
+from aggregator.statement import billing_statement
 
 appliance = typer.Typer(no_args_is_help=True, add_completion=False)
 billing = typer.Typer(no_args_is_help=True, add_completion=False)
 demand = typer.Typer(no_args_is_help=True, add_completion=False)
-
-ConfigPath = Annotated[
-    Path, typer.Option("--config", "-c", envvar="TALLYHOLD_CONFIG", help="TOML file to use.")
-]
-PeriodText = Annotated[
-    str,
-    typer.Option("--period", "-p", help="2026-11, 2026-11-22, or 2026-11-01/2026-11-08; UTC."),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-
-
-def _subscriber(text: str) -> str:
-    try:
-        bills.check_subscriber(text)
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from None
-    return text
-
-
-Subscriber = Annotated[
-    str,
-    typer.Argument(help="The operator's opaque subscriber reference.", callback=_subscriber),
-]
-Reference = Annotated[
-    str, typer.Option("--reference", "-r", help="Ticket or reason; kept in the audit record.")
-]
 
 
 class Format(StrEnum):
@@ -305,6 +281,9 @@ def billing_export(
             outfile.write_rows(file, rows, exports.EXPORT_COLUMNS, output_format.value)
     if output is not None:
         typer.echo(f"wrote {output}", err=True)
+
+
+billing.command("statement")(billing_statement)
 
 
 @demand.command("busy-hour")

@@ -196,23 +196,25 @@ def _table(title: str, headings: Sequence[str], rows: Iterable[Sequence[str]], r
     return table
 
 
-def _line(console: Console, text: str) -> None:
+def print_line(console: Console, text: str) -> None:
+    """One line, unwrapped and without markup."""
     console.print(clean(text), markup=False, highlight=False, soft_wrap=True)
 
 
-def _close(console: Console, coverage: Coverage) -> None:
+def print_coverage(console: Console, coverage: Coverage) -> None:
+    """How complete an answer is, and the losses behind it."""
     until = iso(coverage.complete_until_us) or "never"
-    _line(console, f"Completeness {share_text(coverage.completeness)}, data until {until}")
+    print_line(console, f"Completeness {share_text(coverage.completeness)}, data until {until}")
     losses = coverage_plain(coverage)["losses"]
     for loss in losses[:MAX_SHOWN_LOSSES]:
         amount = "unknown" if loss["amount"] is None else loss["amount"]
-        _line(
+        print_line(
             console,
             f"  lost at {loss['collector']}, {loss['stage']}: {loss['reason']}, {amount} "
             f"{loss['unit']}, {loss['start']} to {loss['end']}",
         )
     if len(losses) > MAX_SHOWN_LOSSES:
-        _line(console, f"  and {len(losses) - MAX_SHOWN_LOSSES} more losses: see --json")
+        print_line(console, f"  and {len(losses) - MAX_SHOWN_LOSSES} more losses: see --json")
 
 
 def print_usage(console: Console, answer: Usage) -> None:
@@ -223,8 +225,8 @@ def print_usage(console: Console, answer: Usage) -> None:
     rows.append(cells("total", answer.totals))
     title = f"Usage of {answer.subscriber} in {answer.period.text} (UTC)"
     console.print(_table(title, (answer.step.capitalize(), "Up", "Down", "Flows"), rows, 1))
-    _line(console, f"Connected {seconds_text(answer.connected_us)}")
-    _close(console, answer.coverage)
+    print_line(console, f"Connected {seconds_text(answer.connected_us)}")
+    print_coverage(console, answer.coverage)
 
 
 def print_sessions(console: Console, answer: Sessions) -> None:
@@ -242,8 +244,8 @@ def print_sessions(console: Console, answer: Sessions) -> None:
     title = f"Sessions of {answer.subscriber} in {answer.period.text} (UTC)"
     headings = ("Start", "End", "Ended", "NAS", "Line", "Connected")
     console.print(_table(title, headings, rows, 5))
-    _line(console, f"{len(rows)} sessions, connected {seconds_text(answer.connected_us)}")
-    _close(console, answer.coverage)
+    print_line(console, f"{len(rows)} sessions, connected {seconds_text(answer.connected_us)}")
+    print_coverage(console, answer.coverage)
 
 
 def print_calls(console: Console, answer: Calls) -> None:
@@ -262,8 +264,8 @@ def print_calls(console: Console, answer: Calls) -> None:
     headings = ("Start", "Direction", "From", "To", "Outcome", "Talk")
     console.print(_table(title, headings, rows, 5))
     talk = f"{answer.talk_ms / 1000:,.3f} s"
-    _line(console, f"{len(rows)} calls, {answer.answered} answered, talk {talk}")
-    _close(console, answer.coverage)
+    print_line(console, f"{len(rows)} calls, {answer.answered} answered, talk {talk}")
+    print_coverage(console, answer.coverage)
 
 
 def print_busy_hour(console: Console, answer: BusyHour) -> None:
@@ -283,5 +285,5 @@ def print_busy_hour(console: Console, answer: BusyHour) -> None:
     headings = ("Area", "Hour", "", "Up", "Down", "Mean Mbit/s down", "Lines")
     console.print(_table(title, headings, rows, 3))
     up, down = answer.totals["up_bytes"], answer.totals["down_bytes"]
-    _line(console, f"Total up {bytes_text(up)}, down {bytes_text(down)}")
-    _line(console, f"Completeness {share_text(answer.completeness)}")
+    print_line(console, f"Total up {bytes_text(up)}, down {bytes_text(down)}")
+    print_line(console, f"Completeness {share_text(answer.completeness)}")

@@ -137,6 +137,32 @@ def test_answers_come_as_json_and_as_tables(config: Path) -> None:
 
 
 @pytest.mark.engine
+def test_a_statement_shows_its_arithmetic(config: Path, tmp_path: Path) -> None:
+    tariff = tmp_path / "tariff.toml"
+    tariff.write_text(
+        'currency = "GBP"\n[rounding]\nseconds = 60\n[[rate]]\nname = "UK"\nprefix = "+44"\n'
+        'per_minute = "0.02"\nsetup = "0.05"\n'
+    )
+    asked = ("billing", "statement", NAME, "-p", "2026-11", "--tariff", tariff, "-c", config)
+    result = run(*asked, "--json")
+    assert result.exit_code == 0, result.output
+    answer = json.loads(result.stdout)
+    assert (answer["total"], answer["sum"], answer["completeness"]) == ("0.09", "0.09", 1.0)
+    (charge,) = answer["charges"]
+    assert (charge["talk_ms"], charge["billed_s"], charge["charge"]) == (61_001, 120, "0.09")
+    text = run(*asked).stdout
+    for step in charge["steps"]:
+        assert step in text
+    assert "Total 0.09 GBP" in text
+    tariff.write_text(
+        'currency = "GBP"\n[[rate]]\nname = "UK"\nprefix = "+44"\nper_minute = 0.02\n'
+    )
+    wrong = run(*asked)
+    assert wrong.exit_code == 2
+    assert "rate.0.per_minute: write it as a text" in wrong.stderr
+
+
+@pytest.mark.engine
 def test_the_reader_can_only_read(config: Path) -> None:
     client = reader(load(config))
     assert client.endpoint.user == "reader"

@@ -33,6 +33,8 @@ FENCES: Final[dict[str, tuple[str, ...]]] = {
     "typer": (
         "collector/cli.py",
         "aggregator/cli.py",
+        "aggregator/options.py",
+        "aggregator/statement.py",
         "retention/cli.py",
         "retention/holds/cli.py",
         "retention/destruction/cli.py",
