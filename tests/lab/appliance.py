@@ -26,6 +26,7 @@ from aggregator.config import load
 from aggregator.queries import billing
 from aggregator.queries.arithmetic import Period, iso, parse_period
 from aggregator.reader import reader
+from collector import hygiene
 from tests.lab.lab import Lab
 from tests.lab.netns import LabError, end
 from tests.lab.truth import Truth
@@ -60,14 +61,18 @@ class Unaudited:
 class Appliance:
     """Engine, aggregator and collector as processes of their own; a context manager.
 
-    `window_s` is the collector's window. `settings` is more TOML for the collector's file.
+    `window_s` is the collector's window. `settings` is more TOML for the collector's file,
+    `more` for the aggregator's.
     """
 
-    def __init__(self, folder: Path, lab: Lab, window_s: int = 5, settings: str = "") -> None:
+    def __init__(
+        self, folder: Path, lab: Lab, window_s: int = 5, settings: str = "", more: str = ""
+    ) -> None:
         self.folder = folder.resolve()
         self.lab = lab
         self.window_s = window_s
-        self.settings = settings
+        self.settings, self.more = settings, more
+        self.guarded = "[safeguard]" in settings
         self.config = self.folder / "appliance" / "aggregator.toml"
         self.collector_config = self.folder / "collector.toml"
         self.port, self.metrics_port, self.collector_metrics_port = (free_port() for _ in range(3))
@@ -117,7 +122,7 @@ class Appliance:
         seen = self.lab.describe()
         with self.config.open("a") as file:
             file.write(f"north = {json.dumps(seen['prefixes_v4'])}\n")
-            file.write(f"south = {json.dumps(seen['prefixes_v6'])}\n")
+            file.write(f"south = {json.dumps(seen['prefixes_v6'])}\n{self.more}")
         keys = self.folder / "keys"
         config = ("--config", str(self.config))
         tallyhold("appliance", "enrol", COLLECTOR, "--output", str(keys), *config)
@@ -178,6 +183,7 @@ listen = "127.0.0.1:{METRICS_PORT}"
                 stdout=log,
                 stderr=log,
                 cwd=ROOT,
+                env={**os.environ, **hygiene.ENVIRONMENT} if self.guarded else None,
             )
         mark = "tallyhold_collector_start_timestamp_seconds"
         self._wait_for(self.collector, lambda: _scrapes(self.collector_metrics_port, mark), path)

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from tests.lab.topology import RESOLVER_V4, SERVERS_V4, SERVERS_V6
+from tests.lab.topology import PAGES_V4, PAGES_V6, RESOLVER_V4, SERVERS_V4, SERVERS_V6
 
 # name -> index of the server; several names on one address, so that only the TLS server name or
 # the HTTP Host tells them apart.
@@ -35,6 +35,16 @@ ALIASES: Final[dict[str, str]] = {
     "stream.video.example": "cdn-7.media.example",
     "weather.test": "api.weather.test",
 }
+BLOCK_DOMAIN: Final = "block.safeguard.example"
+BLOCKED: Final[dict[str, tuple[str, ...]]] = {
+    "gambling": ("casino.test", "bets.test", "lotto.test"),
+    "adult": ("lewd.test", "nude.test"),
+    "malware": ("dropper.test",),
+    "weapons": (),
+}
+"""Names that the resolver blocks, by category; of the last there are none, so nobody is counted."""
+BY_ADDRESS: Final = "adult"
+"""The category whose names the resolver answers with an address instead of a CNAME."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,13 +87,7 @@ def make_certificate(folder: Path, names: Iterable[str]) -> Certificate:
 
 def zone_text(zone: str) -> str:
     """The zone file of `zone` ("example."), with A, AAAA and CNAME records."""
-    lines = [
-        f"$ORIGIN {zone}",
-        "$TTL 300",
-        "@ SOA ns hostmaster 1 3600 600 86400 300",
-        "@ NS ns",
-        f"ns A {RESOLVER_V4}",
-    ]
+    lines = _head(zone)
     for name, server in HOSTS.items():
         if f"{name}.".endswith(f".{zone}"):
             lines += [f"{name}. A {SERVERS_V4[server]}", f"{name}. AAAA {SERVERS_V6[server]}"]
@@ -93,3 +97,34 @@ def zone_text(zone: str) -> str:
         if f"{alias}.".endswith(f".{zone}")
     ]
     return "\n".join(lines) + "\n"
+
+
+def policy_text(zone: str) -> str:
+    """The response-policy zone file: what the resolver says in place of blocked names' answers."""
+    lines = [*_head(zone)]
+    for category, names in BLOCKED.items():
+        for name in names:
+            for owner in (name, f"*.{name}"):
+                if category == BY_ADDRESS:
+                    lines += [f"{owner} A {PAGES_V4[1]}", f"{owner} AAAA {PAGES_V6[1]}"]
+                else:
+                    lines.append(f"{owner} CNAME {category}.{BLOCK_DOMAIN}.")
+    return "\n".join(lines) + "\n"
+
+
+def block_text() -> str:
+    """The zone file of BLOCK_DOMAIN: the pages of each category."""
+    pages = [
+        f"{name} {kind}" for name in BLOCKED for kind in (f"A {PAGES_V4[0]}", f"AAAA {PAGES_V6[0]}")
+    ]
+    return "\n".join([*_head(f"{BLOCK_DOMAIN}."), *pages]) + "\n"
+
+
+def _head(zone: str) -> list[str]:
+    return [
+        f"$ORIGIN {zone}",
+        "$TTL 60",
+        "@ SOA ns hostmaster 1 3600 600 86400 60",
+        "@ NS ns",
+        f"ns A {RESOLVER_V4}",
+    ]

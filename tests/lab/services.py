@@ -21,16 +21,34 @@ import dns.query
 
 from tests.lab import sip
 from tests.lab.exchange import HTTP_PORT, TLS_PORT
-from tests.lab.names import ALIASES, HOSTS, Certificate, make_certificate, zone_text
+from tests.lab.names import (
+    ALIASES,
+    BLOCK_DOMAIN,
+    HOSTS,
+    Certificate,
+    block_text,
+    make_certificate,
+    policy_text,
+    zone_text,
+)
 from tests.lab.netns import LabError, Namespace, end
 from tests.lab.server import ServerConfig
-from tests.lab.topology import CORE_V4, RESOLVER_V4, RESOLVER_V6, SERVERS_V4, SERVERS_V6
+from tests.lab.topology import (
+    CORE_V4,
+    PAGES_V4,
+    PAGES_V6,
+    RESOLVER_V4,
+    RESOLVER_V6,
+    SERVERS_V4,
+    SERVERS_V6,
+)
 
 READY_TIMEOUT_S: Final = 15.0
 """The slowest service (aioquic's import) is ready within two seconds on a busy machine."""
 READY_POLL_S: Final = 0.05
 LOG_TAIL_BYTES: Final = 2000
 RADIUS_PORT: Final = 1813
+SERVERS: Final = (*SERVERS_V4, *SERVERS_V6, *PAGES_V4, *PAGES_V6)
 ROOT: Final = Path(__file__).resolve().parents[2]
 
 UNBOUND_CONF: Final = """
@@ -48,12 +66,18 @@ server:
   interface: {v6}
   access-control: 0.0.0.0/0 allow
   access-control: ::/0 allow
-  module-config: "iterator"
+  module-config: "respip iterator"
   local-zone: "test." nodefault
 remote-control:
   control-enable: no
 {zones}
 """
+UNBOUND_POLICY: Final = """
+rpz:
+  name: "{name}"
+  zonefile: "{folder}/{name}zone"
+"""
+POLICY_ZONE: Final = "policy.safeguard."
 UNBOUND_ZONE: Final = """
 auth-zone:
   name: "{name}"
@@ -166,6 +190,14 @@ class Services:
         for zone in ("example.", "test."):
             (folder / f"{zone}zone").write_text(zone_text(zone))
             zones += UNBOUND_ZONE.format(name=zone, folder=folder)
+        # Local data is not looked at after a policy's CNAME, and without a zone of its own the
+        # answer would wait for a recursion (seen with unbound 1.17).
+        for zone, text, form in (
+            (f"{BLOCK_DOMAIN}.", block_text(), UNBOUND_ZONE),
+            (POLICY_ZONE, policy_text(POLICY_ZONE), UNBOUND_POLICY),
+        ):
+            (folder / f"{zone}zone").write_text(text)
+            zones += form.format(name=zone, folder=folder)
         path = folder / "unbound.conf"
         path.write_text(
             UNBOUND_CONF.format(folder=folder, v4=RESOLVER_V4, v6=RESOLVER_V6, zones=zones)
@@ -186,9 +218,7 @@ class Services:
     def _web(self) -> None:
         if self.certificate is None:
             raise LabError("the web servers need a certificate first")
-        config = ServerConfig(
-            (*SERVERS_V4, *SERVERS_V6), str(self.certificate.chain), str(self.certificate.key)
-        )
+        config = ServerConfig(SERVERS, str(self.certificate.chain), str(self.certificate.key))
         path = self._folder / "web.json"
         config.write(path)
         for name, module in (("web", "server"), ("quic", "quic_server")):
@@ -200,7 +230,7 @@ class Services:
 
         def knock() -> bool:
             try:
-                for address in (*SERVERS_V4, *SERVERS_V6):
+                for address in SERVERS:
                     socket.create_connection((address, port), timeout=0.5).close()
             except OSError:
                 return False

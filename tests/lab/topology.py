@@ -34,6 +34,8 @@ RESOLVER_V4, RESOLVER_V6 = "203.0.113.53", "2001:db8:c0de::53"
 SIP_V4, SIP_V6 = "203.0.113.60", "2001:db8:c0de::60"
 SERVERS_V4: Final = tuple(f"203.0.113.{last}" for last in (10, 11, 12, 13))
 SERVERS_V6: Final = tuple(f"2001:db8:c0de::{last}" for last in (10, 11, 12, 13))
+PAGES_V4: Final = ("203.0.113.80", "203.0.113.81")  # block pages: of names, of addresses
+PAGES_V6: Final = ("2001:db8:c0de::80", "2001:db8:c0de::81")
 
 OFFLOADS: Final = ("tso", "gso", "gro", "sg", "tx", "rx")
 # Neighbour discovery and listener reports are of no use with permanent neighbours, and would be
@@ -150,7 +152,7 @@ class Network:
             self._rules()
             self._upstream()
             for number, line in self.lines.items():
-                self._access(line, self.homes[number])
+                self.access(line, self.homes[number])
         except BaseException:
             self.stop()
             raise
@@ -192,15 +194,19 @@ class Network:
             "link set eth0 up",
             f"addr add {CORE_V4}/30 dev eth0",
             f"addr add {CORE_V6}/64 dev eth0 nodad",
-            *(f"addr add {a}/32 dev lo" for a in (RESOLVER_V4, SIP_V4, *SERVERS_V4)),
-            *(f"addr add {a}/128 dev lo nodad" for a in (RESOLVER_V6, SIP_V6, *SERVERS_V6)),
+            *(f"addr add {a}/32 dev lo" for a in (RESOLVER_V4, SIP_V4, *SERVERS_V4, *PAGES_V4)),
+            *(
+                f"addr add {a}/128 dev lo nodad"
+                for a in (RESOLVER_V6, SIP_V6, *SERVERS_V6, *PAGES_V6)
+            ),
             f"neigh replace {EDGE_V4} lladdr {edge_mac} dev eth0 nud permanent",
             f"neigh replace {EDGE_V6} lladdr {edge_mac} dev eth0 nud permanent",
             f"route add default via {EDGE_V4}",
             f"route add default via {EDGE_V6}",
         )
 
-    def _access(self, line: Line, home: Namespace) -> None:
+    def access(self, line: Line, home: Namespace) -> None:
+        """Lay a line to a home that is started."""
         home.sysctl(HOST_SYSCTLS)
         home.run("nft", "-f", "-", stdin=quiet_rules("lab_quiet", ["eth0"]))
         self._link(line.interface, line.gateway_mac, home, line.mac)
