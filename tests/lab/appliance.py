@@ -27,6 +27,8 @@ from aggregator.queries import billing
 from aggregator.queries.arithmetic import Period, iso, parse_period
 from aggregator.reader import reader
 from collector import hygiene
+from collector.wire.addr import pack
+from tests.lab.crowd import HOMES_V4, HOMES_V6, Clock
 from tests.lab.lab import Lab
 from tests.lab.netns import LabError, end
 from tests.lab.truth import Truth
@@ -61,18 +63,23 @@ class Unaudited:
 class Appliance:
     """Engine, aggregator and collector as processes of their own; a context manager.
 
-    `window_s` is the collector's window. `settings` is more TOML for the collector's file,
-    `more` for the aggregator's.
+    `window_s` is the collector's window. `settings` is more TOML for the collector's file. `clock`
+    is SafeGuard's, where it is to count, with `epsilon` for a day.
     """
 
     def __init__(
-        self, folder: Path, lab: Lab, window_s: int = 5, settings: str = "", more: str = ""
+        self,
+        folder: Path,
+        lab: Lab,
+        window_s: int = 5,
+        settings: str = "",
+        clock: Clock | None = None,
+        epsilon: float = 1.0,
     ) -> None:
         self.folder = folder.resolve()
         self.lab = lab
         self.window_s = window_s
-        self.settings, self.more = settings, more
-        self.guarded = "[safeguard]" in settings
+        self.settings, self.clock, self.epsilon = settings, clock, epsilon
         self.config = self.folder / "appliance" / "aggregator.toml"
         self.collector_config = self.folder / "collector.toml"
         self.port, self.metrics_port, self.collector_metrics_port = (free_port() for _ in range(3))
@@ -122,7 +129,9 @@ class Appliance:
         seen = self.lab.describe()
         with self.config.open("a") as file:
             file.write(f"north = {json.dumps(seen['prefixes_v4'])}\n")
-            file.write(f"south = {json.dumps(seen['prefixes_v6'])}\n{self.more}")
+            file.write(f"south = {json.dumps(seen['prefixes_v6'])}\n")
+        if self.clock:
+            self._guard(self.clock)
         keys = self.folder / "keys"
         config = ("--config", str(self.config))
         tallyhold("appliance", "enrol", COLLECTOR, "--output", str(keys), *config)
@@ -154,6 +163,15 @@ listen = "127.0.0.1:{METRICS_PORT}"
 {self.settings}"""
         )
 
+    def _guard(self, clock: Clock) -> None:
+        """SafeGuard with a short day, in every configuration."""
+        self.settings += clock.collector_toml(self.epsilon)
+        with self.config.open("a") as file:
+            file.write(clock.aggregator_toml(self.epsilon))
+        with self.config.with_name("retention.toml").open("a") as file:
+            budget = round(self.epsilon * 1e6)
+            file.write(f"\n[safeguard]\nbudget_micro = {budget}\nday_s = {clock.day_s}\n")
+
     def start_aggregator(self) -> None:
         """Start the appliance and wait until it is ready."""
         log = (self.folder / "appliance.log").open("ab")
@@ -183,7 +201,7 @@ listen = "127.0.0.1:{METRICS_PORT}"
                 stdout=log,
                 stderr=log,
                 cwd=ROOT,
-                env={**os.environ, **hygiene.ENVIRONMENT} if self.guarded else None,
+                env={**os.environ, **hygiene.ENVIRONMENT} if self.clock else None,
             )
         mark = "tallyhold_collector_start_timestamp_seconds"
         self._wait_for(self.collector, lambda: _scrapes(self.collector_metrics_port, mark), path)
@@ -274,7 +292,7 @@ listen = "127.0.0.1:{METRICS_PORT}"
                 )
                 calls += [_call(row) for row in called.calls]
             losses = [_loss(row) for row in billing.rows_of(client, _LOSSES, _span(span))]
-            nobody = next(iter(billing.rows_of(client, _NOBODY, _span(span))))
+            nobody = next(iter(billing.rows_of(client, _NOBODY, {**_span(span), **_CROWD})))
             version = ".".join(map(str, client.capabilities().version))
             return Answers(billed, complete, calls, losses, dict(nobody), version)
         finally:
@@ -299,7 +317,15 @@ FROM gap WHERE start_us < %(end)s AND end_us >= %(start)s ORDER BY start_us"""
 _NOBODY: Final = """
 SELECT sum(u.up_bytes) AS up_bytes, sum(u.down_bytes) AS down_bytes, count() AS rows
 FROM usage AS u
-WHERE subscriber = '' AND start_us >= %(start)s AND start_us < %(end)s"""
+WHERE subscriber = '' AND start_us >= %(start)s AND start_us < %(end)s
+  AND NOT (hex(address) >= %(first4)s AND hex(address) <= %(last4)s)
+  AND NOT (hex(address) >= %(first6)s AND hex(address) <= %(last6)s)"""
+_CROWD: Final = {
+    f"{end}{net.version}": pack(address).hex().upper()
+    for net in (HOMES_V4, HOMES_V6)
+    for end, address in (("first", net[0]), ("last", net[-1]))
+}
+"""The crowd's households have no sessions: they are there for SafeGuard alone."""
 _HOSTS: Final = """
 SELECT DISTINCT host FROM visit
 WHERE subscriber = %(subscriber)s AND start_us >= %(start)s AND start_us < %(end)s

@@ -24,9 +24,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from tests.lab import netns, retention
+from tests.lab import guarded, netns, retention
 from tests.lab.appliance import Answers, Appliance
 from tests.lab.context import Progress as Step
+from tests.lab.crowd import Clock, Crowd
 from tests.lab.lab import Lab
 from tests.lab.truth import CallTruth, SubscriberTruth, Truth
 from tests.ports import free_port
@@ -34,6 +35,7 @@ from tests.ports import free_port
 ROOT: Final = Path(__file__).parents[2]
 FOLDER: Final = ROOT / "build" / "demo"
 WINDOW_S: Final = 5
+CLOCK: Final = Clock()
 CONNECTED_TOLERANCE_S: Final = 1.0
 TALK_TOLERANCE_MS: Final = 50
 
@@ -56,9 +58,10 @@ def main() -> int:
     try:
         with (
             Lab(folder / "lab", wall_s=options.wall, scale=options.scale) as lab,
-            Appliance(folder, lab, window_s=WINDOW_S) as appliance,
+            Crowd(lab.network, CLOCK) as crowd,
+            Appliance(folder, lab, window_s=WINDOW_S, clock=CLOCK) as appliance,
         ):
-            return run(console, lab, appliance, keep=options.keep)
+            return run(console, lab, crowd, appliance, keep=options.keep)
     except KeyboardInterrupt:
         console.print("\nInterrupted; everything that was started has been removed.")
         return 130
@@ -67,17 +70,19 @@ def main() -> int:
         return 1
 
 
-def run(console: Console, lab: Lab, appliance: Appliance, *, keep: bool) -> int:
+def run(console: Console, lab: Lab, crowd: Crowd, appliance: Appliance, *, keep: bool) -> int:
     """Play the day on a running appliance, report, and wait where it is to be kept."""
     console.print(f"[bold]Tallyhold demo[/bold] in {_relative(appliance.folder)}")
     for line in appliance.addresses():
         console.print(f"  {line}")
-    with _progress(console) as show:
+    with guarded.Playing(crowd) as playing, _progress(console) as show:
         truth = lab.run_day(progress=show)
     console.print("The day is over; waiting for its last window.")
     appliance.wait_complete(truth.end_ns)
     report = build_report(truth, appliance.answers(truth))
     print_report(console, report)
+    report["safeguard"] = guarded.tell(console, appliance, crowd, playing.truth())
+    report["ok"] = report["ok"] and report["safeguard"]["ok"]
     console.print("\n[bold]Retention[/bold]: a court order for one, the end of the period for all")
     appliance.retire_collector()
     report["retention"] = retention.play(appliance, truth, free_port(), _sayer(console))

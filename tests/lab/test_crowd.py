@@ -50,11 +50,10 @@ class Counted:
 @pytest.fixture(scope="module")
 def counted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Counted]:
     folder = tmp_path_factory.mktemp("crowd")
-    settings, more = CLOCK.collector_toml(EPSILON), CLOCK.aggregator_toml(EPSILON)
     with (
         Lab(folder / "lab", subscribers=1) as lab,
         Crowd(lab.network, CLOCK) as crowd,
-        Appliance(folder, lab, WINDOW_S, settings, more) as appliance,
+        Appliance(folder, lab, WINDOW_S, clock=CLOCK, epsilon=EPSILON) as appliance,
     ):
         client = reader(load(appliance.config))
         truth = crowd.play_day()
