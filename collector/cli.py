@@ -161,7 +161,7 @@ def replay(
     ] = None,
     window_s: Annotated[int, typer.Option("--window", min=1, help="Seconds of a window.")] = 300,
     linger_s: _Linger = 0,
-    sip_ports: _PortList = "5060",
+    sip_ports: _PortList = "5060,5061",
     dns_ports: _PortList = "53",
     tls_ports: _PortList = "443",
     http_ports: _PortList = "80",

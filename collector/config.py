@@ -88,7 +88,7 @@ class Control:
         default_factory=dict
     )
     radius_swapped: Annotated[frozenset[str], Field(max_length=4096)] = frozenset()
-    sip_ports: Ports = (5060,)
+    sip_ports: Ports = (5060, 5061)
     sip_trusted: Annotated[tuple[Prefix, ...], Field(max_length=256)] = ()
     numbering_region: Annotated[str, Field(pattern="^[A-Z]{2}$")] = "GB"
     subscriber_from: tuple[str, ...] = ("cui", "user_name")

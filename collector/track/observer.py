@@ -19,6 +19,7 @@ from collector.parse.link import Frame
 from collector.parse.quic_packet import is_long_header
 from collector.parse.reader import ParseError
 from collector.parse.sip import SipEvent
+from collector.track.blind import BlindConnections
 from collector.track.exporters import Exported
 from collector.track.followers import DnsFramer, Follower
 from collector.track.fragments import FragmentTable
@@ -45,8 +46,11 @@ _LOSSES: Final = (
     ("initials", "quic-incomplete", "packets", ("visit",)),
     ("dns", "dns-cut", "events", ("visit",)),
     ("sip", "sip-cut", "events", ("call",)),
+    ("sip", "sip-encrypted", "packets", ("call",)),
 )
 """Stage, reason, unit and record classes of each loss. A cut message stands for its segments."""
+_COUNTED: Final = {"sip-encrypted": "ignored.blind"}
+"""Counter behind a reason, where it is not that of lost units: nothing unreadable was lost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +84,7 @@ class Observer:
         self._hosts = HostReader()
         self._dns_tcp = Follower(DnsFramer)
         self._sip_tcp = Follower(sip.Framer)
+        self._blind = BlindConnections()
         own = {name: stage("malformed") for name in _STAGES}
         self._lines = LineReader()
         self._pairs = RadiusPairs(config.secrets)
@@ -180,12 +185,12 @@ class Observer:
         counts = self.counts
         found = []
         for name, reason, unit, classes in _LOSSES:
-            lost = counts[name]["lost"]
-            if lost > self._told.get(name, 0):
-                amount = lost - self._told.get(name, 0)
+            lost = counts[name].get(_COUNTED.get(reason, "lost"), 0)
+            if lost > self._told.get(reason, 0):
+                amount = lost - self._told.get(reason, 0)
                 since = self._told_ns or now_ns
                 found.append(Loss(since, now_ns, "track", reason, amount, unit, classes))
-                self._told[name] = lost
+                self._told[reason] = lost
         self._told_ns = now_ns
         return found
 
@@ -219,7 +224,7 @@ class Observer:
             if access and sport in ports.dns:
                 return self._dns_segment(packet)
             if signals and (sport in ports.sip or dport in ports.sip):
-                return self._sip_segment(packet)
+                return self._sip_segment(packet, access)
             if access and self._unfiltered:
                 return [*self._hosts.stream(packet)]
             if access and ports.tls and tls.looks_like_client_hello(packet.payload):
@@ -278,12 +283,12 @@ class Observer:
         counts["recorded"] += 1
         return [event]
 
-    def _sip_segment(self, packet: Packet) -> list[Event]:
-        if tls.looks_like_client_hello(packet.payload):
-            # Encrypted signalling is counted, so that it is not mistaken for no calls.
+    def _sip_segment(self, packet: Packet, is_access: bool) -> list[Event]:
+        if self._blind.covers(packet):
             self._stages["sip"]["seen"] += 1
             ignore(self._stages["sip"], "blind")
-            return []
+            hello = is_access and tls.looks_like_client_hello(packet.payload)
+            return [*self._hosts.elsewhere(packet)] if hello else []
         messages, broken = self._sip_tcp.feed(packet)
         self._broken("sip", broken)
         return [event for message in messages for event in self._sip(packet, message)]

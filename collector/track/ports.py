@@ -21,7 +21,8 @@ class Ports:
     http: tuple[int, ...] = (80,)
     quic: tuple[int, ...] = (443,)
     radius: tuple[int, ...] = (1812, 1813, 3799)
-    sip: tuple[int, ...] = (5060,)
+    sip: tuple[int, ...] = (5060, 5061)
+    """Both of RFC 3261 section 19.1.2: on the second, signalling over TLS is counted as blind."""
     dhcp: tuple[int, ...] = (67, 68, 546, 547)
     exports: tuple[int, ...] = ()
     """Of NetFlow and IPFIX, in captures; live ones come to a socket of their own."""

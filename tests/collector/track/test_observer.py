@@ -296,10 +296,33 @@ def test_followed_connections_are_bounded_and_forgotten(monkeypatch: pytest.Monk
     balanced(watcher)
 
 
-def test_encrypted_signalling_is_counted_as_blind() -> None:
+def test_encrypted_signalling_is_counted_as_blind_and_is_a_gap_of_calls() -> None:
     watcher = observer()
-    assert give(watcher, tcp(hello("sip.example"), 5060)) == []
-    assert watcher.counts["sip"]["ignored.blind"] == 1
+    record = b"\x17\x03\x03\x00\x30" + bytes(range(48))
+    (seen,) = give(watcher, tcp(hello("sip.example"), 5060))
+    assert isinstance(seen, HostSeen) and seen.host == "sip.example"
+    # What follows is of the same connection, whatever bytes it begins with.
+    give(watcher, tcp(record[:20], 5060, 600), tcp(record[20:], 5060, 620))
+    assert watcher.counts["sip"]["ignored.blind"] == 3
+    (loss,) = watcher.losses(2)
+    assert (loss.reason, loss.amount, loss.classes) == ("sip-encrypted", 3, ("call",))
+    assert watcher.losses(3) == []
+    balanced(watcher)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"GET /ws HTTP/1.1\r\nUpgrade: websocket\r\n\r\n", b"HTTP/1.1 101 Switching Protocols\r\n"]
+    + [bytes((kind, 3, 3, 0, 9)) + bytes(9) for kind in range(20, 24)],
+)
+def test_unreadable_connections_are_known_by_their_first_record(data: bytes) -> None:
+    watcher = observer()
+    assert give(watcher, tcp(data, 5060), tcp(b"\x82\xfe\0\0masked", 5060, 1 + len(data))) == []
+    assert watcher.counts["sip"]["ignored.blind"] == 2
+    # A new connection on the same ports is read again.
+    give(watcher, tcp(b"", 5060, 7, flags="S"))
+    assert len(give(watcher, tcp(invite("c1"), 5060, 8))) == 1
+    assert watcher.counts["sip"]["ignored.blind"] == 2
 
 
 def test_fragments_of_both_families_and_a_lost_one() -> None:
