@@ -56,9 +56,6 @@ def parties_of(
         if uri
     ]
     callee, callee_source = _dialled(called, direction)
-    diverted = [
-        (header, numbers.from_uri(uri, region), reason) for header, uri, reason in event.diversions
-    ]
     return Parties(
         caller=caller,
         caller_source=caller_source,
@@ -67,10 +64,19 @@ def parties_of(
         callee_source=callee_source,
         withheld=event.anonymous or bool(_WITHHELD.intersection(event.privacy)),
         emergency=any(number.kind == "emergency" for number, _ in called),
-        diversions=fitting([(header, n.e164 or n.raw, why) for header, n, why in diverted]),
+        diversions=diverted(event, region),
         # Whoever diverts pays for the leg onwards; a stranger cannot make another pay by saying so.
-        charged="diverter" if diverted and believed else "caller",
+        charged="diverter" if event.diversions and believed else "caller",
     )
+
+
+def diverted(event: SipEvent, region: str, before: str = "") -> str:
+    """The diversions of a message as the column has them, after those known `before`."""
+    told = json.loads(before) if before else []
+    for header, uri, reason in event.diversions:
+        number = numbers.from_uri(uri, region)
+        told.append([header, number.e164 or number.raw, reason])
+    return fitting(told)
 
 
 def best(uris: Sequence[str], region: str) -> Number:

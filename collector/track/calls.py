@@ -14,7 +14,7 @@ from collector.parse.sip import SipEvent
 from collector.track.call_config import CallsConfig
 from collector.track.call_leg import Leg
 from collector.track.call_order import EventOrder
-from collector.track.call_parties import Prefix, best, within
+from collector.track.call_parties import Prefix, best, diverted, within
 from collector.track.call_rules import Input, State
 from collector.track.call_table import CallTable
 from collector.track.losses import Losses
@@ -125,6 +125,8 @@ class Calls:
         at = max(event.ts_ns, leg.proof_ns)
         if what is Input.SUCCESS and not leg.answer_ns:
             self._connected(leg, event)
+        if what is Input.REDIRECT and event.diversions:
+            leg.diversions = diverted(event, self.config.region, leg.diversions)
         if event.method == "REFER" and not event.status:
             self._table.links.referred(leg, event)
         if not leg.step(what, event, at):

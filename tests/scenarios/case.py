@@ -26,13 +26,14 @@ class Settings:
 
     access, trusted: prefixes. linger_s: time that passes after the last frame. radius_secrets:
     shared secret by NAS address; none of them is anybody's. radius_swapped: NASes whose input is
-    what they send to the line. lines: subscriber by line.
+    what they send to the line. lines: subscriber by line. wire: whether the packet source can take
+    such frames from a wire; its filter does not open tunnels.
     """
 
     access: tuple[str, ...] = ACCESS
     trusted: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()
-    sip_ports: tuple[int, ...] = (5060,)
+    sip_ports: tuple[int, ...] = (5060, 5061)
     radius_ports: tuple[int, ...] = (1812, 1813, 3799)
     radius_secrets: tuple[tuple[str, str], ...] = ()
     radius_swapped: tuple[str, ...] = ()
@@ -41,6 +42,7 @@ class Settings:
     ipv6_prefix_len: int = 64
     window_s: int = 300
     linger_s: int = 100
+    wire: bool = True
 
     @classmethod
     def of(cls, data: dict[str, Any]) -> Settings:

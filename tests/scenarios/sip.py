@@ -6,6 +6,7 @@ UDP or TCP, IPv4 or IPv6. Times are seconds after `T0`. Packets are scapy's.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
@@ -29,9 +30,11 @@ REASONS: Final = {
     488: "Not Acceptable Here", 491: "Request Pending", 494: "Security Agreement Required",
     503: "Service Unavailable", 600: "Busy Everywhere", 603: "Decline",
 }  # fmt: skip
+SECRET: Final = "aSecretThatIsNobodys"
+"""In the bodies of messages; it must be in no record."""
 SDP: Final = (
-    "v=0\r\no=- 1 1 IN IP4 192.0.2.1\r\ns=-\r\nc=IN IP4 192.0.2.1\r\nt=0 0\r\n"
-    "m=audio 4000 RTP/AVP 8\r\na=crypto:1 AES_CM_128_HMAC_SHA1_80 inline:aSecretThatIsNobodys\r\n"
+    "v=0\r\no=- %s 1 IN IP4 192.0.2.1\r\ns=-\r\nc=IN IP4 192.0.2.1\r\nt=0 0\r\n"
+    f"m=audio 4000 RTP/AVP 8\r\na=crypto:1 AES_CM_128_HMAC_SHA1_80 inline:{SECRET}\r\n"
 )
 Frames = list[tuple[int, bytes]]
 Wrap = Callable[[Packet], Packet]
@@ -41,8 +44,9 @@ class Hop:
     """One hop of one call between a caller's and a callee's address.
 
     dialled: Request-URI of the INVITE. branch: of the INVITE's Via, so that forks and hops differ.
-    mtu: longer packets go as IP fragments. segment: bytes of a TCP segment. wrap: what to put
-    around each IP packet. `frames` holds what was said so far, in order of time.
+    mtu: longer packets go as IP fragments. segment: bytes of a TCP segment. origin: of the
+    session description, of its own for each call by default. wrap: what to put around each packet.
+    `frames` holds what was said so far, in order of time.
     """
 
     def __init__(
@@ -61,6 +65,7 @@ class Hop:
         to_tag: str = "bob",
         mtu: int = 1500,
         segment: int = 1400,
+        origin: str = "",
         wrap: Wrap | None = None,
     ) -> None:
         self.caller, self.callee, self.call_id, self.a, self.b = caller, callee, call_id, a, b
@@ -68,6 +73,7 @@ class Hop:
         self.transport, self.port, self.branch = transport, port, branch
         self.from_tag, self.to_tag, self.mtu, self.segment = from_tag, to_tag, mtu, segment
         self.wrap = wrap
+        self.sdp = SDP % (origin or zlib.crc32(call_id.encode()))
         self.frames: Frames = []
         self._seq = {True: 1_000, False: 9_000}
 
@@ -103,7 +109,7 @@ class Hop:
     def invite(self, at: float, cseq: int = 1, *headers: str, branch: str = "") -> str:
         """The INVITE that begins the call, or tries again with another CSeq."""
         branch = branch or f"{self.branch}-INVITE-{cseq}"
-        return self.request(at, "INVITE", cseq, *headers, to_tag="", branch=branch, body=SDP)
+        return self.request(at, "INVITE", cseq, *headers, to_tag="", branch=branch, body=self.sdp)
 
     def reply(
         self,
@@ -129,7 +135,7 @@ class Hop:
             f"To: <{theirs[0]}>" + (f";tag={theirs[1]}" if theirs[1] else ""),
             f"CSeq: {cseq} {method}",
         ]
-        body = SDP if status == 200 and method == "INVITE" else ""
+        body = self.sdp if status == 200 and method == "INVITE" else ""
         return self.say(at, self._text(lines, headers, body), back=not back)
 
     def ack(self, at: float, cseq: int = 1, *, to_tag: str | None = None, branch: str = "") -> str:

@@ -1,0 +1,11 @@
+"""A real call of SIPp over TCP and IPv6."""
+
+from __future__ import annotations
+
+from tests.lab.sip import ANSWERED
+from tests.scenarios import sipp
+from tests.scenarios.live import Stage
+
+
+def play(on: Stage) -> None:
+    sipp.call(on, ANSWERED, family=6, tcp=True)

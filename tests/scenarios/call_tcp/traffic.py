@@ -1,0 +1,12 @@
+"""A plain call over TCP, IPv4."""
+
+from __future__ import annotations
+
+from tests.scenarios.sip import Frames, Hop, merged
+
+
+def frames() -> Frames:
+    hop = Hop(transport="TCP")
+    hop.answered(0, ring=1, answer=5)
+    hop.hung_up(15)
+    return merged(hop)

@@ -1,0 +1,15 @@
+"""An INVITE over three TCP segments."""
+
+from __future__ import annotations
+
+from tests.scenarios.sip import Frames, Hop, merged
+
+
+def frames() -> Frames:
+    hop = Hop(transport="TCP", segment=800)
+    hop.invite(0, 1, "X-Padding: " + "p" * 2000)
+    hop.reply(1, 180)
+    hop.reply(5, 200)
+    hop.ack(5.05)
+    hop.hung_up(15)
+    return merged(hop)
