@@ -72,6 +72,7 @@ def trackers_config(config: Config) -> TrackersConfig:
         swap_octets=config.control.radius_swapped,
         exported_usage=config.exports.usage,
         resolver_ports=config.hosts.dns_ports,
+        visits_by_connection=config.hosts.detail == "connection",
         max_sessions=config.limits.max_sessions,
         max_calls=config.limits.max_calls,
         max_flows=config.limits.max_flows,

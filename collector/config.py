@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 from dataclasses import field
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, Field, TypeAdapter
 from pydantic.dataclasses import dataclass
@@ -126,12 +126,17 @@ class Exports:
 
 @dataclass(config=STRICT)
 class Hosts:
-    """Ports on which handshakes are read; what the names are used for is a policy elsewhere."""
+    """Ports on which handshakes are read; what the names are used for is a policy elsewhere.
+
+    detail: a row for each host and server in a window, or for each connection with the port of the
+    subscriber, which only a retention notice can ask for.
+    """
 
     dns_ports: Ports = (53,)
     tls_ports: Ports = (443,)
     http_ports: Ports = (80,)
     quic_ports: Ports = (443,)
+    detail: Literal["host", "connection"] = "host"
 
 
 @dataclass(config=STRICT)

@@ -2,7 +2,7 @@
 
 The program sees one packet at a time and remembers nothing, so each rule below must hold for a
 packet on its own. It passes PPPoE discovery and, of PPPoE sessions, PAP, CHAP and IPCP; and for
-IPv4 and IPv6, below up to two VLAN tags and one PPPoE session:
+IPv4 and IPv6, below up to two VLAN tags, and one PPPoE session or four MPLS labels:
 
 - UDP: answers of resolvers (source port), RADIUS and SIP (either port), DHCP and exports
   (destination port), QUIC Initials of versions 1 and 2 (destination port, long header, type), and
@@ -28,7 +28,8 @@ with GRO 0.01 to 0.2 % of the bytes; none was dropped. The worst common case, TL
 Nothing that is sent to an address of `unheard` passes: SafeGuard's block pages, so that not even a
 counter of packets tells who was led there.
 
-Not seen: IPv6 behind two or more extension headers, a chain of MPLS labels, fragments of TCP.
+Not seen: IPv6 behind four or more extension headers, longer stacks of labels and Ethernet behind
+them, fragments of TCP.
 """
 
 from __future__ import annotations

@@ -41,6 +41,11 @@ _TCP: Final = 6
 _UDP: Final = 17
 _FRAGMENT: Final = 44
 _EXTENSIONS: Final = (0, 43, 60)
+_MAX_EXTENSIONS: Final = 3
+"""Each of the kinds once, which is what RFC 8200 section 4.1 recommends but for destinations."""
+_MPLS: Final = (0x8847, 0x8848)
+_LABELS: Final = 4
+"""Labels of a stack that are passed over: transport, service, and two for protection or entropy."""
 
 
 def verdicts(asm: Assembler, section: str, snaplen: int) -> None:
@@ -62,6 +67,7 @@ def ethernet(asm: Assembler, snaplen: int) -> None:
         asm.any_of((IPV4,), "ip4")
         asm.any_of((IPV6,), "ip6")
         asm.any_of((SESSION,), "pppoe")
+        asm.any_of(_MPLS, "mpls")
         asm.any_of((DISCOVERY,), "pppoe.accept")
         if header < 22:
             asm.any_of(_VLANS, f"tagged.{header}")
@@ -83,6 +89,23 @@ def ethernet(asm: Assembler, snaplen: int) -> None:
     asm.any_of((0x0057,), "ip6")
     asm.any_of((PPP_IPCP, PPP_PAP, PPP_CHAP), "pppoe.accept")
     verdicts(asm, "pppoe", snaplen)
+    _mpls(asm)
+
+
+def _mpls(asm: Assembler) -> None:
+    """X at the first label of a stack (RFC 3032); IP follows the last one, Ethernet is not read."""
+    asm.label("mpls")
+    for _ in range(_LABELS):
+        asm.op(LDB_X, 2)
+        _move(asm, 4)
+        asm.when(JSET, 1, "mpls.bottom")
+    asm.op(RET, 0)
+    asm.label("mpls.bottom")
+    asm.op(LDB_X, 0)
+    asm.op(AND_K, 0xF0)
+    asm.any_of((0x40,), "ip4")
+    asm.any_of((0x60,), "ip6")
+    asm.op(RET, 0)
 
 
 def _move(asm: Assembler, count: int) -> None:
@@ -139,7 +162,8 @@ def _ip4_skip(asm: Assembler) -> None:
 
 
 def ip6(asm: Assembler, snaplen: int, unheard: Sequence[bytes]) -> None:
-    """X at the IPv6 header; does what `ip4` does. One extension header is passed over."""
+    """X at the IPv6 header; does what `ip4` does. Three extension headers are passed
+    over."""
     asm.label("ip6")
     for number, address in enumerate(each for each in unheard if each[:12] != MAPPED):
         for at, word in zip((24, 28, 32, 36), struct.unpack(">4I", address), strict=True):
@@ -153,14 +177,14 @@ def ip6(asm: Assembler, snaplen: int, unheard: Sequence[bytes]) -> None:
     asm.op(ST, END)
     asm.op(LDB_X, 6)
     _move(asm, 40)
-    for level in (0, 1):
+    for level in range(_MAX_EXTENSIONS + 1):
         asm.any_of((_UDP,), "udp")
         asm.any_of((_TCP,), "tcp")
         asm.when(JEQ, _FRAGMENT, "ip6.fragment")
-        if level == 0:
-            asm.any_of(_EXTENSIONS, "ip6.extension")
+        if level < _MAX_EXTENSIONS:
+            asm.any_of(_EXTENSIONS, f"ip6.extension.{level}")
             asm.go("ip6.reject")
-            asm.label("ip6.extension")
+            asm.label(f"ip6.extension.{level}")
             asm.op(LDB_X, 0)
             asm.op(ST, KEEP)
             asm.op(LDB_X, 1)  # in 8 bytes, the first 8 not counted (RFC 8200 section 4)

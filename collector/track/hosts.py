@@ -62,6 +62,7 @@ _PORTLESS: Final = (1, 58)
 @dataclass(frozen=True, slots=True)
 class HostsConfig:
     """`access`: (base, prefix length in 128 bits) of the subscribers; others are ignored.
+    `by_connection`: a row for each connection, not for each host and server.
     `targets`: of SafeGuard, to whose pages there are no visits.
 
     Tables: a flow's names cost about 500 bytes, an answer about 300.
@@ -69,6 +70,7 @@ class HostsConfig:
 
     access: tuple[tuple[bytes, int], ...]
     ipv6_prefix_len: int = 64
+    by_connection: bool = False
     resolver_ports: tuple[int, ...] = (53,)
     targets: Targets | None = None
     max_flows: int = 262_144
@@ -148,7 +150,7 @@ class Hosts:
 
     def take(self, start_ns: int, end_ns: int, now_ns: int) -> dict[str, Columns]:
         """The visits of [start_ns, end_ns), and what is no longer needed is forgotten."""
-        rows = VisitRows(start_ns, end_ns, self._config.ipv6_prefix_len)
+        rows = VisitRows(start_ns, end_ns, self._config.ipv6_prefix_len, self._config.by_connection)
         self._join(self._subscribers(self._due(end_ns)), rows)
         self._alone(rows, end_ns)
         columns = rows.columns(now_ns)

@@ -54,6 +54,7 @@ class TrackersConfig:
     swap_octets: frozenset[str] = frozenset()
     resolver_ports: tuple[int, ...] = (53,)
     exported_usage: bool = True
+    visits_by_connection: bool = False
     max_sessions: int = 262_144
     max_calls: int = 65_536
     max_flows: int = 1 << 20
@@ -250,6 +251,7 @@ class Trackers:
                 access=config.access,
                 ipv6_prefix_len=config.ipv6_prefix_len,
                 resolver_ports=config.resolver_ports,
+                by_connection=config.visits_by_connection,
                 targets=config.targets,
             )
         )

@@ -41,19 +41,27 @@ _ROW_DTYPE: Final = np.dtype(
         ("server", "V16"),
         ("server_port", "u2"),
         ("protocol", "u1"),
+        ("client_port", "u2"),
         ("host", "u4"),
     ]
 )
-"""What tells rows apart. `address` is the base of the subscriber's prefix, `host` a number."""
+"""What tells rows apart. `address` is the base of the subscriber's prefix, `host` a number;
+`client_port` is 0 where connections are not told apart."""
 
 
 class VisitRows:
-    """The visits of the window [start_ns, end_ns): `add` each name on each flow, then `columns`."""
+    """The visits of the window [start_ns, end_ns): `add` each name on each flow, then `columns`.
 
-    def __init__(self, start_ns: int, end_ns: int, ipv6_prefix_len: int) -> None:
+    `by_connection`: a row for each connection, with the subscriber's port.
+    """
+
+    def __init__(
+        self, start_ns: int, end_ns: int, ipv6_prefix_len: int, by_connection: bool = False
+    ) -> None:
         self._start_ns = start_ns
         self._end_ns = end_ns
         self._ipv6_prefix_len = ipv6_prefix_len
+        self._by_connection = by_connection
         self._sights = bytearray()
         self._hosts: dict[str, int] = {}
         self.handshakes = 0
@@ -125,6 +133,7 @@ class VisitRows:
         packed["host"] = sights["host"]
         for name in ("server", "server_port", "protocol"):
             packed[name] = sights["key"][name]
+        packed["client_port"] = sights["key"]["client_port"] if self._by_connection else 0
         places: dict[bytes, int] = {}
         whole = packed.view(f"V{_ROW_DTYPE.itemsize}").tolist()
         at = np.array([places.setdefault(row, len(places)) for row in whole], np.intp)
@@ -142,6 +151,7 @@ class VisitRows:
             "server": rows["server"].tolist(),
             "server_port": rows["server_port"].tolist(),
             "protocol": rows["protocol"].tolist(),
+            "client_port": rows["client_port"].tolist(),
         }
         return {
             "record_id": record_ids(VISIT.name, *(keys[name] for name in VISIT.key)),

@@ -123,9 +123,13 @@ MAPPING = RecordClass(
 
 VISIT = RecordClass(
     "visit",
-    "connections of one address to one host at one server within one window",
+    "connections of one address to one host at one server within one window, or at the detail level"
+    " `connection` one of them",
     "start_ns",
-    ("start_ns", "address", "prefix_len", "host", "server", "server_port", "protocol"),
+    (
+        *("start_ns", "address", "prefix_len", "host", "server", "server_port", "protocol"),
+        "client_port",
+    ),
     (
         *_COMMON,
         *_WINDOW,
@@ -141,6 +145,9 @@ VISIT = RecordClass(
         Column("up_bytes", "u64", "layer-3 bytes of those connections from the subscriber"),
         Column("down_bytes", "u64", "layer-3 bytes of those connections to the subscriber"),
         Column("flags", "u32", "bit set of VISIT_* flags"),
+        Column(
+            "client_port", "u16", "the subscriber's port at detail level `connection`, else 0", 3
+        ),
     ),
 )
 VISIT_ECH: Final = 1

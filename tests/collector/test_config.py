@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from collector import build
 from collector.config import Config, ConfigError, dump, load
 
 GOOD = """
@@ -63,3 +64,12 @@ def test_broken_toml_and_a_missing_file_say_where(tmp_path: Path) -> None:
         load(write(tmp_path, "name = \n"))
     with pytest.raises(ConfigError, match="deploy/examples"):
         load(tmp_path / "none.toml")
+
+
+def test_the_detail_of_visits_is_a_setting(tmp_path: Path) -> None:
+    more = GOOD + '[hosts]\ndetail = "%s"\n'
+    for detail in ("host", "connection"):
+        config = load(write(tmp_path, more % detail))
+        assert build.trackers_config(config).visits_by_connection is (detail == "connection")
+    with pytest.raises(ConfigError, match="hosts.detail"):
+        load(write(tmp_path, more % "url"))

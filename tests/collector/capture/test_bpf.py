@@ -8,6 +8,7 @@ import struct
 from pathlib import Path
 
 import pytest
+from scapy.contrib.mpls import MPLS
 from scapy.layers.dhcp import BOOTP
 from scapy.layers.dns import DNS
 from scapy.layers.inet import ICMP, IP, TCP, UDP, IPOption_NOP, fragment
@@ -16,6 +17,7 @@ from scapy.layers.inet6 import (
     IPv6ExtHdrDestOpt,
     IPv6ExtHdrFragment,
     IPv6ExtHdrHopByHop,
+    IPv6ExtHdrRouting,
 )
 from scapy.layers.l2 import ARP, Dot1AD, Dot1Q, Ether
 from scapy.layers.ppp import PPP, PPPoE
@@ -128,6 +130,14 @@ def compressed(protocol: int, inner: bytes) -> bytes:
     return struct.pack(">BBHHB", 0x11, 0, 3, len(inner) + 1, protocol) + inner
 
 
+def labels(count: int) -> Packet:
+    """A stack of MPLS labels."""
+    stack = MPLS(label=16, s=int(count == 1))
+    for number in range(1, count):
+        stack /= MPLS(label=16 + number, s=int(number == count - 1))
+    return stack
+
+
 def both_families(packet: Packet) -> list[Packet]:
     """The frame, and the same over IPv6."""
     return [packet, Ether(**MAC) / IPv6(**CLIENT6) / packet[IP].payload.copy()]
@@ -219,6 +229,8 @@ def test_verdict_in_every_encapsulation(name: str, frame: Packet, wanted: bool) 
             Ether(**MAC) / PPPoE(sessionid=3) / PPP(proto=protocol) / inner,
             Ether(**MAC) / Dot1Q(vlan=7) / PPPoE(sessionid=3) / PPP(proto=protocol) / inner,
             Ether(**MAC, type=0x8864) / compressed(protocol, bytes(inner)),
+            Ether(**MAC) / MPLS(label=16, s=1) / inner,
+            Ether(**MAC) / Dot1Q(vlan=7) / labels(4) / inner,
         ):
             assert passes(wrapped) is wanted
 
@@ -230,8 +242,11 @@ def test_header_options_and_extension_headers(name: str) -> None:
     with_options[IP].options = [IPOption_NOP()] * 8
     assert passes(Ether(bytes(with_options)))
     upper = packet[IP].payload.copy()
-    for extension in (IPv6ExtHdrHopByHop(), IPv6ExtHdrDestOpt()):
+    hop, route, options = IPv6ExtHdrHopByHop(), IPv6ExtHdrRouting(), IPv6ExtHdrDestOpt()
+    for extension in (hop, options, hop / options, hop / options / route):
         assert passes(Ether(**MAC) / IPv6(**CLIENT6) / extension / upper)
+    assert not passes(Ether(**MAC) / IPv6(**CLIENT6) / hop / options / route / options / upper)
+    assert not passes(Ether(**MAC) / labels(5) / packet[IP])
 
 
 def test_tcp_options_move_the_payload() -> None:

@@ -550,3 +550,30 @@ def test_the_columns_are_those_of_the_record_class() -> None:
     tracker.flows(flow(9, 60))
     columns = tracker.take(T0, T0 + WINDOW, T0 + WINDOW)["visit"]
     assert record_batch("visit", columns).num_rows == 1
+
+
+def test_detail_by_connection_has_a_row_and_bytes_for_each() -> None:
+    events = [seen(1, "a.example"), seen(2, "a.example", port=40001), seen(3, "b.example")]
+    deltas = [flow(1, 9, 100, 1000), flow(2, 9, 5, 50, port=40001), flow(4, 9, 7, 70, port=40002)]
+    rows = {}
+    for detail in (False, True):
+        tracker = hosts(by_connection=detail)
+        for event in events:
+            tracker.seen(event)
+        tracker.resolved(resolved(0, "c.example"))
+        for delta in deltas:
+            tracker.flows(delta)
+        rows[detail] = take(tracker)
+    told = [(r["host"], r["client_port"], r["connections"], r["up_bytes"]) for r in rows[True]]
+    assert sorted(told) == [
+        ("a.example", 40000, 1, 100),
+        ("a.example", 40001, 1, 5),
+        ("b.example", 40000, 1, 0),  # the second host of a connection has a row without bytes
+        ("c.example", 40002, 1, 7),
+    ]
+    together = [(r["host"], r["client_port"], r["connections"], r["up_bytes"]) for r in rows[False]]
+    assert sorted(together) == [
+        ("a.example", 0, 2, 105), ("b.example", 0, 1, 0), ("c.example", 0, 1, 7)
+    ]  # fmt: skip
+    for total in ("connections", "up_bytes", "down_bytes"):
+        assert sum(r[total] for r in rows[True]) == sum(r[total] for r in rows[False])
