@@ -135,7 +135,7 @@ def parse(
         from_tag=from_tag,
         to_uri=to_uri,
         to_tag=to_tag,
-        request_uri=request[2][: sip_values.MAX_VALUE] if request else "",
+        request_uri=sip_values.no_headers(request[2]) if request else "",
         branch=branch,
         sent_by=sent_by,
         anonymous=sip_values.is_anonymous(display, from_uri),

@@ -94,7 +94,7 @@ def name_addr(value: str) -> tuple[str, str, str]:
         if name.strip().lower() == "tag":
             tag = bounded(content.strip())
             break
-    return display, first.strip()[:MAX_VALUE], tag
+    return display, no_headers(first.strip()), tag
 
 
 def via(value: str) -> tuple[str, str]:
@@ -203,9 +203,14 @@ def referred_to(value: str) -> str:
     return bare_uri(found[0][1]) if found else ""
 
 
+def no_headers(uri: str) -> str:
+    """A URI without its headers, which may hold a subject or a body (RFC 3261 section 19.1.1)."""
+    return uri.partition("?")[0][:MAX_VALUE]
+
+
 def bare_uri(uri: str) -> str:
     """A URI without headers and parameters, as two that mean the same party are compared."""
-    return uri.partition("?")[0].partition(";")[0]
+    return no_headers(uri).partition(";")[0]
 
 
 def session_id(value: str) -> str:

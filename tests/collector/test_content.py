@@ -34,12 +34,12 @@ REQUEST = HEAD % ((MARK,) * 9)
 ABSOLUTE = b"GET http://%b:%b@abs.example/%b?%b#%b HTTP/1.1\r\n\r\n" % ((MARK,) * 5)
 BROKEN = b"GET /%b HTTP/9.9\r\nHost: %b.example/%b\r\n\r\n" % ((MARK,) * 3)
 INVITE = (
-    b"INVITE sip:02079460000@h.example;x=%b SIP/2.0\r\n"
+    b"INVITE sip:02079460000@h.example?subject=%b SIP/2.0\r\n"
     b"Via: SIP/2.0/UDP 10.0.0.2;branch=z9hG4bK1\r\n"
-    b"From: <sip:+442079460001@h.example>;tag=1\r\nTo: <sip:02079460000@h.example>\r\n"
+    b"From: <sip:+442079460001@h.example>;tag=1\r\nTo: <sip:02079460000@h.example?body=%b>\r\n"
     b"Call-ID: call-1\r\nCSeq: 1 INVITE\r\nSubject: %b\r\nAuthorization: Digest response=%b\r\n"
     b"Content-Type: application/sdp\r\nContent-Length: 26\r\n\r\na=crypto:1 %b"
-) % ((MARK,) * 4)
+) % ((MARK,) * 5)
 MESSAGE = INVITE.replace(b"INVITE", b"MESSAGE").replace(b"call-1", b"call-2")
 
 
