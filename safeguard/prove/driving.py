@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import random
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
@@ -45,23 +45,24 @@ def config(like: SafeguardConfig | None = None) -> SafeguardConfig:
 def days(
     made: SafeguardConfig, stream: Stream, restarts: Sequence[int] = (), count: int = 1
 ) -> dict[str, list[Row]]:
-    """The rows of whole days; at each restart the collector dies and knows its state only."""
+    """The rows of whole days; at each restart the collector dies and knows its state only.
+
+    The clock goes in steps that do not depend on the stream: nor may anything else of the rows.
+    """
     taken: dict[str, list[Row]] = defaultdict(list)
-    guard, left = started(made), sorted(restarts)
-    now = MIDNIGHT + 1
-    for at, household, category in [*stream, (MIDNIGHT + count * DAY_NS + STEP_NS, -1, 0)]:
-        while now < at:
-            now = min(now + STEP_NS, at)
-            if left and left[0] <= now:
-                state = guard.snapshot()
-                guard.wipe()
-                guard = SafeGuard(made, ACCESS, 64, repeating(bytes([len(left)])))
-                guard.restore(state, now)
-                left.pop(0)
-            for name, columns in guard.take(0, 1, now).items():
-                taken[name] += rows(columns)
-        if household >= 0:
+    guard, left, events = started(made), sorted(restarts), deque(stream)
+    for now in range(MIDNIGHT + STEP_NS, MIDNIGHT + count * DAY_NS + 2 * STEP_NS, STEP_NS):
+        while events and events[0][0] < now:
+            _, household, category = events.popleft()
             guard.blocked(event(household, category))
+        if left and left[0] <= now:
+            state = guard.snapshot()
+            guard.wipe()
+            guard = SafeGuard(made, ACCESS, 64, repeating(bytes([len(left)])))
+            guard.restore(state, now)
+            left.pop(0)
+        for name, columns in guard.take(0, 1, now).items():
+            taken[name] += rows(columns)
     return taken
 
 
