@@ -12,6 +12,7 @@ import pytest
 from aggregator.config import load
 from aggregator.reader import reader
 from collector.wire.addr import MAPPED, network, pack
+from safeguard.search import find
 from tests.lab.appliance import Appliance, scrape
 from tests.lab.crowd import (
     OPEN_NAMES,
@@ -26,7 +27,6 @@ from tests.lab.crowd import (
 from tests.lab.lab import Lab
 from tests.lab.names import BLOCK_DOMAIN, BLOCKED
 from tests.lab.topology import PAGES_V4, PAGES_V6
-from tests.residue import find
 
 CLOCK: Final = Clock(hour_s=4, hours=3)
 EPSILON: Final = 26.0
