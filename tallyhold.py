@@ -21,6 +21,7 @@ GROUPS: Final[dict[str, tuple[str, str, str]]] = {
     "billing": ("aggregator.cli", "billing", "What a subscriber used: volume, sessions, calls."),
     "demand": ("aggregator.cli", "demand", "Busy hours by area, without any subscriber in them."),
     "lookup": ("retention.lookup_cli", "lookup", "Who had an address and port at a time."),
+    "faults": ("retention.faults_cli", "faults", "What went wrong on a line; outages."),
     "hold": ("retention.holds.cli", "hold", "Place, approve, check and release legal holds."),
     "purge": ("retention.destruction.cli", "purge", "Destruction: plan, run, certificates."),
     "policy": ("retention.policy.cli", "policy", "How long what is kept, and the public text."),

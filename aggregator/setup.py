@@ -74,6 +74,7 @@ tallyhold-legal = ["legal-requester"]
 tallyhold-legal-approval = ["legal-approver"]
 tallyhold-dpo = ["dpo"]
 tallyhold-audit = ["auditor"]
+tallyhold-faults = ["faults"]
 
 [metrics]
 listen = {metrics}

@@ -64,6 +64,8 @@ ACTIONS: Final[Mapping[str, tuple[Role, ...]]] = {
     "audit.checkpoint": _WATCHERS,
     "audit.witness": (Role.AUDITOR, Role.DPO),
     "lookup.who": _LEGAL,
+    "faults.line": (Role.FAULTS,),
+    "faults.outages": (Role.FAULTS, Role.OPERATIONS),
     "clock.read": _WATCHERS,
     "clock.confirm": (Role.OPERATIONS, Role.DPO),
 }

@@ -31,6 +31,7 @@ from retention.access import NotLetIn, Person
 from retention.doors import TlsGate, listen, tcp_socket, unix_socket
 from retention.routes_audit import ROUTES as AUDIT_ROUTES
 from retention.routes_base import MAX_BODY, Asked, Parts, Problem, Refused, Route, bad, problem
+from retention.routes_faults import ROUTES as FAULT_ROUTES
 from retention.routes_holds import ROUTES as HOLD_ROUTES
 from retention.routes_lookup import ROUTES as LOOKUP_ROUTES
 from retention.routes_purge import ROUTES as PURGE_ROUTES
@@ -42,6 +43,7 @@ ROUTES: Final[tuple[Route, ...]] = (
     *PURGE_ROUTES,
     *AUDIT_ROUTES,
     *LOOKUP_ROUTES,
+    *FAULT_ROUTES,
 )
 READERS: Final = 8
 CHANGERS: Final = 4

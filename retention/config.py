@@ -64,6 +64,7 @@ UserName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
 Server = Annotated[
     str, Field(pattern=r"^(\[[0-9A-Fa-f:]{2,39}\]|[A-Za-z0-9._-]{1,253}):[0-9]{1,5}$")
 ]
+AreaName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?$")]
 Shard = Annotated[tuple[Server, ...], Field(min_length=1, max_length=16)]
 Mode = Annotated[str, Field(pattern=r"^0?[0-7]{3}$"), AfterValidator(_mode)]
 
@@ -183,6 +184,16 @@ class Lookup:
 
 
 @dataclass(config=STRICT)
+class Faults:
+    """areas: names to the NAS that serve them, by which outages are told by area."""
+
+    areas: Annotated[
+        dict[AreaName, Annotated[tuple[str, ...], Field(min_length=1, max_length=10_000)]],
+        Field(max_length=10_000),
+    ] = field(default_factory=dict)
+
+
+@dataclass(config=STRICT)
 class Safeguard:
     """The privacy ledger: every so many seconds its new rows become leaves of the audit log.
 
@@ -223,6 +234,7 @@ class Config:
     verify: Verify = field(default_factory=Verify)
     holds: Holds = field(default_factory=Holds)
     lookup: Lookup = field(default_factory=Lookup)
+    faults: Faults = field(default_factory=Faults)
     safeguard: Safeguard = field(default_factory=Safeguard)
     metrics: Metrics = field(default_factory=Metrics)
 

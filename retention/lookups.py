@@ -16,7 +16,7 @@ from retention.engine import Engine
 
 def answering(config: Config, engine: Engine) -> Answering:
     """What answers look-ups; raises ConfigError where the file of NAT versions is wrong."""
-    return Answering(Reading(engine), rules_of(config.lookup))
+    return Answering(Reading(engine), rules_of(config.lookup), config.faults.areas)
 
 
 class Reading:

@@ -77,6 +77,12 @@ class Answers(Protocol):
     ) -> Told:
         """Everybody who may have had an address and port at a time."""
 
+    def line(self, subscriber: str, period: str, now_us: int) -> dict[str, Any]:
+        """What went wrong on one subscriber's line."""
+
+    def outages(self, period: str, least: int, share: float) -> dict[str, Any]:
+        """Lines of one port, NAS or area that ended together."""
+
 
 @dataclass(frozen=True)
 class Parts:

@@ -7,11 +7,15 @@ is put into it by `retention.lookups`, which is the one place where the two meet
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from aggregator.queries import deterministic
+from aggregator.queries.arithmetic import parse_period
 from aggregator.queries.evidence import Margins, Question
+from aggregator.queries.faults import line_faults
+from aggregator.queries.outages import outages
 from aggregator.queries.reading import Reader
 from aggregator.queries.who import Found, Rules, Who
 from collector.wire.addr import pack
@@ -48,11 +52,14 @@ def rules_of(settings: Settings) -> Rules:
 
 
 class Answering:
-    """Answers from one store. `client` may stand for several shards."""
+    """Answers from one store. `client` may stand for several shards; areas: names to their NAS."""
 
-    def __init__(self, client: Reader, rules: Rules) -> None:
+    def __init__(
+        self, client: Reader, rules: Rules, areas: Mapping[str, Sequence[str]] | None = None
+    ) -> None:
         self._client = client
         self._rules = rules
+        self._areas = areas or {}
 
     @property
     def versions(self) -> str:
@@ -73,3 +80,11 @@ class Answering:
             raise ValueError("proto: only together with a port")
         question = Question(packed, at_us, tolerance_us, port, protocol)
         return Who(self._rules, self._client).look_up(question)
+
+    def line(self, subscriber: str, period: str, now_us: int) -> dict[str, Any]:
+        """What went wrong on one line. Raises ValueError in words for what cannot be asked."""
+        return line_faults(self._client, subscriber, parse_period(period), now_us)
+
+    def outages(self, period: str, least: int, share: float) -> dict[str, Any]:
+        """Lines of one place that ended together; ValueError as above."""
+        return outages(self._client, parse_period(period), self._areas, least, share)

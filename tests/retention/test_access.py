@@ -24,10 +24,10 @@ from retention.config import Role
 # What each role may, written out by hand from docs/legal.md and the design: not from the code.
 MAY = {
     "operations": "purge.plan purge.status purge.run purge.certificate audit.checkpoint clock.read"
-    " clock.confirm policy.report",
+    " clock.confirm policy.report faults.outages",
     "billing": "",
     "demand": "",
-    "faults": "",
+    "faults": "faults.line faults.outages",
     "legal-requester": "hold.list hold.show hold.coverage hold.place hold.extend hold.release"
     " hold.cancel-release policy.read policy.report purge.certificate lookup.who",
     "legal-approver": "hold.list hold.show hold.coverage hold.approve hold.reject"

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 import tallyhold
 from tests.retention.fake import Fake
 
-GROUPS = ("hold", "purge", "policy", "retention")
+GROUPS = ("hold", "purge", "policy", "retention", "faults")
 
 
 def commands() -> Iterator[tuple[tuple[str, ...], Any]]:

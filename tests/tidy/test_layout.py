@@ -41,6 +41,7 @@ FENCES: Final[dict[str, tuple[str, ...]]] = {
         "retention/policy/cli.py",
         "safeguard/cli.py",
         "retention/lookup_cli.py",
+        "retention/faults_cli.py",
         "safeguard/prove/cli.py",
     ),
     "prometheus_client": ("collector/metrics.py", "aggregator/metrics.py", "retention/metrics.py"),
