@@ -85,6 +85,7 @@ class Holding:
     line: str = ""
     acct_session_id: str = ""
     end_reason: str = ""
+    source: str = "accounting"
     batches: tuple[bytes, ...] = ()
 
 

@@ -231,6 +231,7 @@ def _holding(slices: list[Row], sessions: Sequence[Row]) -> Holding:
         newest["line"] if newest else "",
         newest["acct_session_id"] if newest else "",
         newest["end_reason"] if newest else "",
+        last["source"],
         tuple(dict.fromkeys(row["batch"] for row in (*slices, *sessions))),
     )
 
@@ -265,7 +266,7 @@ WHERE public_address = toFixedString(unhex(%(public)s), 16)
 
 _BINDINGS: Final = f"""
 SELECT collector, record_id, session_id, subscriber, address, prefix_len, valid_from_us,
-       valid_to_us, certainty, batch
+       valid_to_us, certainty, source, batch
 FROM binding FINAL
 WHERE collector IN (SELECT arrayJoin(%(collectors)s))
   AND address IN (SELECT toFixedString(unhex(arrayJoin(%(bases)s)), 16)) AND {IN_DAYS}

@@ -157,7 +157,7 @@ def _candidate(each: Candidate, arrived: dict[bytes, int]) -> dict[str, Any]:
         },
         "binding": holding and {
             "records": list(holding.records),
-            "source": "binding",
+            "source": holding.source,
             "collector": holding.collector,
             "prefix": _prefix(holding),
             "from": iso(holding.start_us),

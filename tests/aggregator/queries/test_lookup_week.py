@@ -11,6 +11,7 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import islice
 
 import pytest
 
@@ -96,7 +97,7 @@ def test_clocks_believed_to_the_microsecond_would_be_caught(world: World) -> Non
 def test_a_silence_that_is_trusted_would_be_caught(world: World) -> None:
     """Two flows shared a port and one of them was lost in a gap."""
     wrong = asked = 0
-    for question, truth in world.shared_ports():
+    for question, truth in islice(world.shared_ports(), 1500):
         asked += 1
         for evidence, trusts in ((Deaf(world), True), (world, False)):
             answer = look_up(question, evidence, MARGINS)
