@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from typing import Final, NamedTuple
 
-from collector.parse.host import is_host
+from collector.parse.host import HOST_BYTES
 from collector.parse.reader import ParseError
 from collector.wire.addr import MAPPED
 
@@ -40,7 +40,7 @@ _DOT: Final = 0x2E
 _MAX_POINTER: Final = 0x3FFF
 _ASKED: Final = 0xC00C
 """A pointer to the question's name, which follows the header."""
-_HEADER: Final = struct.Struct(">HHHHHH")
+_HEADER: Final = struct.Struct(">HHHH")
 _U16: Final = struct.Struct(">H")
 _HH: Final = struct.Struct(">HH")
 _RECORD: Final = struct.Struct(">IxxxxH")
@@ -73,7 +73,7 @@ def parse_answer(payload: bytes, with_chain: bool = False) -> DnsAnswer | None:
     """
     if len(payload) < 12:
         raise ParseError("truncated")
-    ident, flags, questions, answers, _, _ = _HEADER.unpack_from(payload)
+    ident, flags, questions, answers = _HEADER.unpack_from(payload)
     # QR 0 is a query; the four bits after it are the operation.
     if flags & 0xF800 != 0x8000 or questions == 0:
         return None
@@ -251,9 +251,9 @@ def _text(wire: bytes) -> str:
         at += length + 1
         labels += 1
     # The first length's dot and the root go. A dot too many was inside a label: written out it
-    # would be another name.
+    # would be another name. Lengths need no look, as the wire form has held them to their bounds.
     text = name[1:at]
-    if text.count(b".") >= labels or not is_host(text):
+    if text.translate(None, HOST_BYTES) or text.count(b".") >= labels:
         raise ParseError("host")
     return text.decode("ascii")
 

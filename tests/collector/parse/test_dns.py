@@ -48,9 +48,8 @@ def test_follows_the_chain_of_aliases() -> None:
     named = parse_answer(CHAIN, with_chain=True)
     assert named is not None
     names = ("www.example.com", "cdn.example.net", "edge.cdn.example.net")
-    assert named == found._replace(
-        chain=tuple(dns.name.from_text(each).to_wire() for each in names)
-    )
+    assert named.chain == tuple(dns.name.from_text(each).to_wire() for each in names)
+    assert named._replace(chain=()) == found
     assert ignores_trailing(parse_answer, CHAIN)
     for outcome in cuts(parse_answer, CHAIN):
         # Only the EDNS record at the end may be missing.
@@ -209,13 +208,6 @@ def test_an_answer_read_in_order_says_what_names_put_together_say(
     asked = b"\3www\7example\0"
     at = 12 + len(asked) + 4
     count = struct.unpack_from(">H", wire, 6)[0]
-    answers: list[object] = []
-    for read in (
-        lambda: _in_order(bytes(wire), at, count),
-        lambda: _follow(bytes(wire), at, count, asked)[0],
-    ):
-        try:
-            answers.append(read())
-        except ParseError as error:
-            answers.append(error.reason)
-    assert answers[0] is None or answers[0] == answers[1]
+    found = _in_order(bytes(wire), at, count)
+    if found is not None:
+        assert found == _follow(bytes(wire), at, count, asked)[0]
