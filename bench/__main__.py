@@ -18,6 +18,7 @@ from bench import report
 
 BENCHES: Final[dict[str, tuple[str, ...]]] = {
     "decode": (),
+    "event": (),
     "parsers": (),
     "insert": (),
     "laplace": (),
