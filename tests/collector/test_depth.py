@@ -28,6 +28,7 @@ from collector.parse.link import LINK_ETHERNET, Frame
 from collector.replay import ReplayConfig, observations
 from tests.collector.parse.helpers import client_hello, many_protocols
 
+ETHER = Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02")
 CLIENT, SERVER, RESOLVER = "10.0.0.2", "192.0.2.1", "192.0.2.53"
 CLIENT6, SERVER6 = "2001:db8::2", "2001:db8:1::1"
 Seen = set[tuple[str, str]]
@@ -48,11 +49,11 @@ def seen(packets: Iterable[Packet | bytes]) -> Seen:
 
 def tcp(payload: bytes, dport: int, seq: int = 1, flags: str = "PA", sport: int = 4000) -> Packet:
     ends = IP(src=CLIENT, dst=SERVER)
-    return Ether() / ends / TCP(sport=sport, dport=dport, seq=seq, flags=flags) / payload
+    return ETHER / ends / TCP(sport=sport, dport=dport, seq=seq, flags=flags) / payload
 
 
 def udp(payload: bytes, dport: int, sport: int = 4000) -> Packet:
-    return Ether() / IP(src=CLIENT, dst=SERVER) / UDP(sport=sport, dport=dport) / payload
+    return ETHER / IP(src=CLIENT, dst=SERVER) / UDP(sport=sport, dport=dport) / payload
 
 
 def segments(stream: bytes, size: int, dport: int = 443, seq: int = 1000) -> list[Packet]:
@@ -82,13 +83,13 @@ def answer(host: str, rdtype: str = "A", *values: str, edns: bool = False, **mor
 
 def resolved(message: bytes, sport: int = 53) -> Packet:
     ends = IP(src=RESOLVER, dst=CLIENT)
-    return Ether() / ends / UDP(sport=sport, dport=40000) / message
+    return ETHER / ends / UDP(sport=sport, dport=40000) / message
 
 
 def resolved_tcp(stream: bytes, size: int) -> list[Packet]:
     ends = IP(src=RESOLVER, dst=CLIENT)
     return [
-        Ether() / ends / TCP(sport=53, dport=40000, seq=1 + at, flags="A") / stream[at : at + size]
+        ETHER / ends / TCP(sport=53, dport=40000, seq=1 + at, flags="A") / stream[at : at + size]
         for at in range(0, len(stream), size)
     ]
 
@@ -143,7 +144,7 @@ def quic(host: str, version: int = QuicProtocolVersion.VERSION_1, alpn: int = 1)
     return [data for data, _ in client.datagrams_to_send(now=0.0)]
 
 
-V6 = Ether() / IPv6(src=CLIENT6, dst=SERVER6)
+V6 = ETHER / IPv6(src=CLIENT6, dst=SERVER6)
 TCP6 = TCP(sport=4000, dport=443, seq=1, flags="PA")
 LATE_BODY = b"POST / HTTP/1.1\r\nHost: post.example\r\nContent-Length: 40\r\n\r\n"
 CHAIN = [
@@ -265,9 +266,9 @@ CASES: dict[str, tuple[Callable[[], Iterable[Packet]], Seen]] = {
         {("quic", "big.example")},
     ),
     # What carries it
-    "vlan": (lambda: [Ether() / Dot1Q(vlan=3) / tcp(HELLO, 443)[IP]], {("tls", "tls.example")}),
+    "vlan": (lambda: [ETHER / Dot1Q(vlan=3) / tcp(HELLO, 443)[IP]], {("tls", "tls.example")}),
     "qinq and pppoe": (
-        lambda: [Ether() / Dot1AD() / Dot1Q(vlan=4) / PPPoE() / PPP() / tcp(HELLO, 443)[IP]],
+        lambda: [ETHER / Dot1AD() / Dot1Q(vlan=4) / PPPoE() / PPP() / tcp(HELLO, 443)[IP]],
         {("tls", "tls.example")},
     ),
     "ipv6": (lambda: [V6 / TCP6 / HELLO], {("tls", "tls.example")}),

@@ -39,6 +39,7 @@ def _framed(*packets: Packet) -> bytes:
     return b"".join(len(p).to_bytes(2, "big") + bytes(p) for p in packets)
 
 
+ETHER = Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02")
 ENDS4, ENDS6 = IPv4(src="10.0.0.2", dst="192.0.2.1"), IPv6(src="2001:db8::2", dst="2001:db8::1")
 V4 = ENDS4 / UDP(sport=1, dport=2) / b"four"
 V6 = ENDS6 / IPv6ExtHdrDestOpt() / TCP(sport=1, dport=2) / b"six"
@@ -90,28 +91,28 @@ IP: Final = (bytes(V4), bytes(V6), bytes(ENDS6 / IPv6ExtHdrFragment(id=1, m=1) /
 LINK: Final = tuple(
     b"\0" + bytes(frame)
     for frame in (
-        Ether() / V4,
-        Ether() / Dot1AD() / Dot1Q() / PPPoE() / PPP() / V4,
-        Ether(type=0x8847) / (b"\0\1\1\x40" + bytes(V4)),
+        ETHER / V4,
+        ETHER / Dot1AD() / Dot1Q() / PPPoE() / PPP() / V4,
+        Ether(bytes(ETHER)[:12] + b"\x88\x47") / (b"\0\1\1\x40" + bytes(V4)),
     )
 )
 OBSERVER: Final = (
     _framed(
-        Ether() / IPv4(src="192.0.2.53", dst="10.0.0.2") / UDP(sport=53, dport=4000) / ANSWER,
-        Ether() / ENDS4 / TCP(sport=4000, dport=443, seq=1) / client_hello("a.example"),
-        Ether() / ENDS4 / TCP(sport=4001, dport=80, seq=1) / REQUEST,
-        Ether() / ENDS4 / UDP(sport=5060, dport=5060) / CALL,
+        ETHER / IPv4(src="192.0.2.53", dst="10.0.0.2") / UDP(sport=53, dport=4000) / ANSWER,
+        ETHER / ENDS4 / TCP(sport=4000, dport=443, seq=1) / client_hello("a.example"),
+        ETHER / ENDS4 / TCP(sport=4001, dport=80, seq=1) / REQUEST,
+        ETHER / ENDS4 / UDP(sport=5060, dport=5060) / CALL,
     ),
-    _framed(*fragment(Ether() / ENDS4 / UDP(sport=53, dport=4000) / ANSWER, 40)),
+    _framed(*fragment(ETHER / ENDS4 / UDP(sport=53, dport=4000) / ANSWER, 40)),
 )
 PCAP: Final = (
     pcapfile.pcap("<", 0xA1B2C3D4, 1, (1_700_000_000, 5, b"packet")),
     pcapfile.section(">") + pcapfile.interface(">", 1) + pcapfile.enhanced(">", 0, 5),
 )
 PPPOE: Final = (
-    bytes(Ether() / PPPoED(code=0x65, sessionid=7) / b"\1\1\0\0\1\3\0\2ab"),
-    bytes(Ether() / PPPoE(sessionid=7) / PPP() / PPP_PAP_Request(username="u", password="p")),
-    bytes(Ether() / PPPoE(sessionid=7) / PPP(proto=0x8021) / b"\2\1\0\x0a\3\6\x0a\0\0\2"),
+    bytes(ETHER / PPPoED(code=0x65, sessionid=7) / b"\1\1\0\0\1\3\0\2ab"),
+    bytes(ETHER / PPPoE(sessionid=7) / PPP() / PPP_PAP_Request(username="u", password="p")),
+    bytes(ETHER / PPPoE(sessionid=7) / PPP(proto=0x8021) / b"\2\1\0\x0a\3\6\x0a\0\0\2"),
 )
 QUIC: Final = (*_initials(1), *_initials(110))
 QUIC_FRAMES: Final = (b"\x06\0\x04\1\0\0\0", b"\2\0\0\1\0\1\0\6\1\1a\0\0\x1c\0\0\1x")
@@ -124,9 +125,9 @@ SIP: Final = (CALL, RINGING, b"\r\n\r\n" + CALL * 2)
 TLS: Final = (client_hello("a.example"), client_hello(None))
 TLS_HANDSHAKE: Final = tuple(hello[5:] for hello in TLS)
 TUNNEL: Final = (
-    bytes(VXLAN(vni=7) / Ether() / V4),
+    bytes(VXLAN(vni=7) / ETHER / V4),
     bytes(GRE() / V4),
-    bytes(GRE(key_present=1, proto=0x6558) / Ether() / V4),
+    bytes(GRE(key_present=1, proto=0x6558) / ETHER / V4),
     bytes(V4),
     b"\x34\xff\0\0" + bytes(7) + b"\x85\1\0\0\0" + bytes(V4),
 )

@@ -21,9 +21,10 @@ from collector.parse.tunnel import inner_ip, inner_udp
 from collector.wire.addr import pack
 from tests.collector.parse.helpers import cuts, only_parse_error
 
+ETHER = Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02")
 INNER4 = IP(src="10.0.0.2", dst="192.0.2.1") / UDP(sport=40000, dport=9) / b"inside"
 INNER6 = IPv6(src="2001:db8::2", dst="2001:db8:1::1") / UDP(sport=40000, dport=9) / b"inside"
-FRAME4 = Ether() / INNER4
+FRAME4 = ETHER / INNER4
 OUTER = IP(src="198.51.100.1", dst="198.51.100.2")
 GRE_ONLY = IP(src="198.51.100.1", dst="198.51.100.2", proto=47)
 
@@ -33,7 +34,7 @@ def udp(dport: int, payload: Layers | bytes) -> Layers:
 
 
 def parsed(packet: Layers) -> Packet:
-    found = unwrap(bytes(Ether() / packet), LINK_ETHERNET)
+    found = unwrap(bytes(ETHER / packet), LINK_ETHERNET)
     assert found
     whole = parse(1, *found)
     assert isinstance(whole, Packet)
@@ -60,7 +61,7 @@ TUNNELS = {
     "erspan 1": OUTER / GRE(proto=0x88BE) / ERSPAN_I() / FRAME4,
     "erspan 2": OUTER / GRE(seqnum_present=1, proto=0x88BE) / ERSPAN_II() / FRAME4,
     "erspan 3": OUTER / GRE(seqnum_present=1, proto=0x22EB) / ERSPAN_III() / FRAME4,
-    "vxlan": udp(4789, VXLAN(vni=7) / Ether() / Dot1Q(vlan=3) / INNER4),
+    "vxlan": udp(4789, VXLAN(vni=7) / ETHER / Dot1Q(vlan=3) / INNER4),
     "vxlan of linux": udp(8472, VXLAN(vni=7) / FRAME4),
     "geneve": udp(6081, GENEVE(vni=7) / FRAME4),
     "geneve ip": udp(6081, b"\x01\0\x08\0\0\0\7\0" + bytes(4) + bytes(INNER4)),
