@@ -22,6 +22,7 @@ BENCHES: Final[dict[str, tuple[str, ...]]] = {
     "parsers": (),
     "insert": (),
     "laplace": (),
+    "lookup": ("--rows", "500000"),
     "purge": ("--rows", "2000000"),
 }
 """Modules of this package and their arguments: all together are to end within 20 minutes."""

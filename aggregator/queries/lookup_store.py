@@ -23,8 +23,10 @@ RETIRED_DAYS: Final = 32
 """A collector that delivered nothing for so long on either side of a time is out of use then."""
 MAX_ROWS: Final = 20_000
 """Rows of one statement; what has more cannot be one address and port at one time."""
-_LENGTHS: Final = {True: range(104, 129), False: range(32, 129)}
-"""Lengths of prefixes that are looked for: IPv4 /8 to /32 (in 128 bits) and IPv6 /32 to /128."""
+_LENGTHS: Final = {True: range(120, 129), False: range(24, 129)}
+"""Lengths of prefixes that are looked for: IPv4 /24 to /32 (in 128 bits), of which collectors write
+/32 only, and IPv6 /24 to /128. Each length is one more place in the key to read at, so IPv4's are
+those that lie beside one another."""
 _CLASSES: Final = ("binding", "mapping")
 
 

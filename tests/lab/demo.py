@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from tests.lab import guarded, netns, retention
+from tests.lab import guarded, lookups, netns, retention
 from tests.lab.appliance import Answers, Appliance
 from tests.lab.context import Progress as Step
 from tests.lab.crowd import Clock, Crowd
@@ -83,6 +83,8 @@ def run(console: Console, lab: Lab, crowd: Crowd, appliance: Appliance, *, keep:
     print_report(console, report)
     report["safeguard"] = guarded.tell(console, appliance, crowd, playing.truth())
     report["ok"] = report["ok"] and report["safeguard"]["ok"]
+    report["lookups"] = lookups.tell(console, appliance, truth, WINDOW_S)
+    report["ok"] = report["ok"] and report["lookups"]["ok"]
     console.print("\n[bold]Retention[/bold]: a court order for one, the end of the period for all")
     appliance.retire_collector()
     report["retention"] = retention.play(appliance, truth, free_port(), _sayer(console))

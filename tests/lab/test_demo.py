@@ -114,6 +114,8 @@ def test_a_short_day_is_billed_to_the_byte(tmp_path: Path) -> None:
     guard = report["safeguard"]
     assert guard["ok"] and guard["traces"] == [] and guard["households"] > 100
     assert len(guard["cells"]) == 3 * 4 + 4 + 2 and guard["epsilon"] == 1.0
+    looked_up = report["lookups"]
+    assert looked_up["wrong"] == [] and looked_up["grades"]["CERTAIN"] >= 10
     retention = report["retention"]
     assert retention["held_rows"] > 0 and retention["destroyed_rows"] > retention["held_rows"]
     assert retention["marker_found_in"] == [] and len(retention["certificates"]) >= 6
