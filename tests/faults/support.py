@@ -154,7 +154,7 @@ def assert_bytes(world: World, people: list[SubscriberTruth], before: dict[str, 
         grown = (bill.octets[0] - was[0], bill.octets[1] - was[1])
         if grown != (person.up_bytes, person.down_bytes):
             wrong[person.id] = (grown, (person.up_bytes, person.down_bytes))
-    assert wrong == {}, "billed beside the truth, up and down"
+    assert wrong == {}, f"billed beside the truth, up and down: {wrong}"
 
 
 def assert_each_row_once(world: World) -> None:
