@@ -47,6 +47,12 @@ def _named(parties: Parties) -> dict[str, Any]:
     }
 
 
+MAX_SPARED: Final = 8
+"""Emergency calls passed over in one eviction, so that it takes no longer for a flood of them."""
+MAX_STALE: Final = 4
+"""Timers a leg, of which all but one are of legs that are gone or were set anew."""
+
+
 class CallTable:
     """Legs by number and by Call-ID; `counts` is the tracker's and added to."""
 
@@ -136,10 +142,15 @@ class CallTable:
             del self._by_call[leg.call_id]
 
     def _evict(self, now_ns: int) -> bool:
-        """Makes room by the oldest leg that is not an answered call; False where all are."""
+        """Makes room by the oldest leg that is not an answered call; False where all are. Emergency
+        calls go last, but a flood of them does not fill the table for good."""
         if not self._loose:
             return False
-        leg = self._legs[next(iter(self._loose))]
+        for _ in range(MAX_SPARED):
+            leg = self._legs[next(iter(self._loose))]
+            if not leg.emergency:
+                break
+            self._loose.move_to_end(leg.number)
         if leg.state is not State.ENDED:
             self._counts["evicted"] += 1
             self._losses.add(leg.start_ns, now_ns, "call-evicted")
@@ -155,6 +166,10 @@ class CallTable:
         if not leg.timer_ns or due < leg.timer_ns:
             leg.timer_ns = due
             heapq.heappush(self._timers, (due, leg.number))
+            if len(self._timers) > MAX_STALE * len(self._legs) + 1024:
+                # Those of evicted legs would stay until they are due, 32 s of a flood.
+                self._timers = [(leg.timer_ns, leg.number) for leg in self._legs.values()]
+                heapq.heapify(self._timers)
 
     def advance(self, now_ns: int) -> None:
         """Runs the timers and interruptions that are due, in order of their time."""

@@ -43,7 +43,7 @@ VALID: dict[str, tuple[str | bytes, dict[str, Any]]] = {
     "3.1.1.1 torturous but right": (
         "INVITE sip:callee@far.example.net;odd SIP/2.0\n"
         "TO :\n sip:callee@far.example.net ;   tag    = tagOfCallee\n"
-        'from   : "Caller One \\\\\\""       <sip:caller@near.example.net>\n  ;\n  tag = tagOfCaller\n'
+        'from   : "Caller One \\\\\\""       <sip:caller@near.example.net>\n  ;\n tag = caller\n'
         "MaX-fOrWaRdS: 0068\nCall-ID: folded@100.64.0.7\n"
         "cseq: 0009\n  INVITE\n"
         "Via  : SIP  /   2.0\n /UDP\n    192.0.2.2;branch=oldstyle1\n"
@@ -54,7 +54,7 @@ VALID: dict[str, tuple[str | bytes, dict[str, Any]]] = {
         'm:"Quoted \\"\\"" <sip:caller@near.example.net> ; newparam =\n newvalue\n\n',
         {
             "cseq": 9,
-            "from_tag": "tagOfCaller",
+            "from_tag": "caller",
             "to_tag": "tagOfCallee",
             "branch": "oldstyle1",
             "from_uri": "sip:caller@near.example.net",

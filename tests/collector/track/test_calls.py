@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import os
+import tracemalloc
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
@@ -13,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from collector.parse.sip import SipEvent
-from collector.track import numbers
+from collector.track import numbers, versions
 from collector.track.calls import Calls, CallsConfig
 from collector.wire.addr import MAPPED, pack
 from collector.wire.records import CALL, CALL_INTERRUPTED
@@ -476,6 +478,19 @@ def test_a_flood_evicts_unanswered_calls_only() -> None:
     assert dispositions.count("PARTIAL") == 41
 
 
+def test_a_flood_spares_an_emergency_call() -> None:
+    calls = Calls(replace(CONFIG, max_legs=10))
+    calls.apply(Hop(call="sos", request_uri="urn:service:sos").invite(0), T0)
+    for n in range(50):
+        event = Hop(call=f"flood{n}").invite(10 + n / 1000)
+        calls.apply(event, event.ts_ns)
+    busy = Hop(call="sos").answer(11, 486)
+    calls.apply(busy, busy.ts_ns)
+    calls.tick(T0 + 1000 * SECOND)
+    (row,) = [row for row in rows_of(calls) if row["emergency"]]
+    assert row["disposition"] == "BUSY"
+
+
 def test_a_full_table_of_answered_calls_loses_new_ones_and_says_so() -> None:
     calls = Calls(replace(CONFIG, max_legs=2, max_losses=1))
     for n in range(5):
@@ -486,6 +501,46 @@ def test_a_full_table_of_answered_calls_loses_new_ones_and_says_so() -> None:
     (loss,) = calls.take_losses()
     assert (loss.stage, loss.amount, loss.classes) == ("track", 3, ("call",))
     assert calls.counts["lost"] == 3
+
+
+FLOOD = int(os.environ.get("TALLYHOLD_FLOOD", "5000"))
+"""INVITEs of the flood; TALLYHOLD_FLOOD=1000000 takes minutes."""
+
+
+def test_memory_is_bounded_under_a_flood_and_established_calls_are_unharmed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    limit, established = 300, 50
+    monkeypatch.setattr(versions, "MAX_MEMORY", limit)
+    calls = Calls(replace(CONFIG, max_legs=limit, max_links=limit))
+    for n in range(established):
+        h = Hop(call=f"held{n}")
+        for event in (h.invite(0), h.answer(1, 180), h.answer(5, 200), h.ack(5.1)):
+            calls.apply(event, event.ts_ns)
+    sizes = []
+    tracemalloc.start()
+    try:
+        for n in range(FLOOD):
+            event = Hop(call=f"flood{n}", branch=f"z9hG4bK-{n}").invite(10 + n / 5000)
+            event = replace(event, session_id=f"{n:032x}", origin=f"{n:016x}")
+            calls.apply(event, event.ts_ns)
+            if n % limit == limit - 1:  # a window closes
+                taken = calls.take(0, event.ts_ns, event.ts_ns)["call"]
+                assert set(taken["disposition"]) <= {"PARTIAL"}
+                assert len(calls.take_losses()) <= calls.config.max_losses
+                sizes.append(tracemalloc.get_traced_memory()[0])
+    finally:
+        tracemalloc.stop()
+    at = 20 + FLOOD / 5000
+    for n in range(established):
+        event = Hop(call=f"held{n}").request(at, "BYE")
+        calls.apply(event, event.ts_ns)
+    calls.tick(T0 + int((at + 1) * SECOND))
+    ended = [row for row in rows_of(calls) if row["disposition"] == "ANSWERED"]
+    assert [row["talk_ms"] for row in ended] == [round((at - 5) * 1000)] * established
+    assert calls.open_legs <= limit and calls.counts["lost"] == 0
+    assert calls.counts["evicted"] == FLOOD + established - limit
+    assert max(sizes[5:]) < 1.3 * sizes[5], "what is remembered is full after five windows"
 
 
 MIXED = sorted(
@@ -500,6 +555,36 @@ MIXED = sorted(
     ],
     key=lambda e: e.ts_ns,
 )
+
+
+FORKED = [
+    *PLAIN[:3],
+    H.answer(1.01, 180, to_tag="b2"),
+    *PLAIN[3:5],
+    H.answer(5.05, 200, to_tag="b2"),
+    H.cancel(4.95),
+    H.ack(5.2, to_tag="b2"),
+    H.request(5.3, "REFER", 2, refer_to="sip:x@h"),
+    H.request(5.4, "BYE", 5, to_tag="b2"),
+    *PLAIN[5:],
+]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data(), st.sampled_from([MIXED, FORKED]), st.sampled_from([1, 10, 50]))
+def test_any_interleaving_within_the_reordering_gives_the_same_records(
+    data: st.DataObject, script: list[SipEvent], times_as_fast: int
+) -> None:
+    """Each message arrives up to 200 ms after others that were sent later, whatever it is."""
+    events = [replace(e, ts_ns=T0 + (e.ts_ns - T0) // times_as_fast) for e in script]
+    events.sort(key=lambda e: e.ts_ns)
+    # No two at one instant: of those no time tells the order.
+    events = [replace(e, ts_ns=e.ts_ns + 1000 * n) for n, e in enumerate(events)]
+    late = data.draw(st.lists(st.integers(0, 199), min_size=len(events), max_size=len(events)))
+    arrived = sorted(
+        zip(events, late, strict=True), key=lambda each: each[0].ts_ns + each[1] * 1_000_000
+    )
+    assert run([event for event, _ in arrived]) == run(events)
 
 
 def test_replay_gives_the_same_rows() -> None:
