@@ -20,6 +20,7 @@ BENCHES: Final[dict[str, tuple[str, ...]]] = {
     "decode": (),
     "event": (),
     "parsers": (),
+    "sip": (),
     "insert": (),
     "laplace": (),
     "lookup": ("--rows", "500000"),

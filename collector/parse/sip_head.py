@@ -42,6 +42,12 @@ _WANTED: Final = frozenset(
     + ("p-asserted-identity", "privacy", "reason", "diversion", "history-info")
     + ("replaces", "refer-to", "referred-by", "session-id")
 )
+_NAMES: Final = {
+    spelling: name
+    for name in _WANTED
+    for spelling in (name, name.title(), *(c for c, long in _COMPACT.items() if long == name))
+} | {"CSeq": "cseq", "Call-ID": "call-id", "Session-ID": "session-id"}
+"""Names as they are usually written, and in lower case, to the name they are kept by."""
 
 Headers = dict[str, list[str]]
 """Values of the headers read here, by name in lower case and long form."""
@@ -50,15 +56,16 @@ Headers = dict[str, list[str]]
 def headers_of(text: str) -> Headers:
     """The headers in the lines after the start line: unfolded first, then stripped."""
     out: Headers = {}
-    lines = _FOLD.sub(" ", text).split("\n")
+    if "\n " in text or "\n\t" in text:
+        text = _FOLD.sub(" ", text)
+    lines = text.split("\n")
     if len(lines) > MAX_HEADERS:
         raise ParseError("sip-headers")
     for line in lines:
         name, colon, value = line.partition(":")
-        name = name.strip().lower()
-        name = _COMPACT.get(name, name)
-        if colon and name in _WANTED:
-            out.setdefault(name, []).append(value.strip())
+        known = _NAMES.get(name) or _NAMES.get(name.strip().lower())
+        if known and colon:
+            out.setdefault(known, []).append(value.strip())
     return out
 
 

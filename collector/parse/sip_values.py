@@ -24,6 +24,10 @@ _VIA: Final = re.compile(r"SIP\s*/\s*2\.0\s*/\s*\w+\s+([^;]+)(;.*)?", re.IGNOREC
 _CAUSE: Final = re.compile(r"cause\s*=\s*\"?([0-9]{1,3})", re.IGNORECASE)
 _REASON: Final = re.compile(r"[a-z0-9-]{1,32}")
 _SESSION_ID: Final = re.compile(r"[0-9a-f]{32}", re.IGNORECASE)
+_PLAIN_ADDR: Final = re.compile(
+    r'(?:"?([^"<>,;\\]*[^"<>,;\\ ])"? ?)?<([^<>"\s]{1,512})>(?:;tag=([^\s;,"<>]{1,512}))?'
+)
+"""Display name, URI and tag of an address without parameters but the tag, nor escapes."""
 _SPECIAL: Final = re.compile(r'[",;<>\\]')
 
 
@@ -79,6 +83,9 @@ def name_addr(value: str) -> tuple[str, str, str]:
 
     Without <> every parameter belongs to the header, not to the URI (RFC 3261 section 20.10).
     """
+    plain = _PLAIN_ADDR.fullmatch(value)
+    if plain:  # what nearly every phone and proxy sends
+        return plain[1] or "", plain[2], plain[3] or ""
     first, *parameters = split_list(value, ";")
     display = ""
     if first.endswith(">"):
