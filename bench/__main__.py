@@ -24,6 +24,7 @@ BENCHES: Final[dict[str, tuple[str, ...]]] = {
     "insert": (),
     "laplace": (),
     "lookup": ("--rows", "500000"),
+    "radius": (),
     "purge": ("--rows", "2000000"),
 }
 """Modules of this package and their arguments: all together are to end within 20 minutes."""

@@ -79,7 +79,9 @@ class Control:
 
     radius_secrets: file by NAS address. sip_trusted: peers whose P-Asserted-Identity counts (RFC
     3325). interim_s: interval at which the NAS reports; sessions end after 2.5 silent ones.
-    radius_swapped: NASes, as they name themselves, whose input is what they send to the line.
+    detail_files: patterns of FreeRADIUS detail files, which are read instead of packets or beside
+    those of other NASes. radius_swapped: NASes, as they name themselves, whose input is what they
+    send to the line.
     """
 
     interfaces: Annotated[tuple[str, ...], Field(max_length=64)] = ()
@@ -87,6 +89,7 @@ class Control:
     radius_secrets: Annotated[dict[Address, Path], Field(max_length=4096)] = field(
         default_factory=dict
     )
+    detail_files: Annotated[tuple[str, ...], Field(max_length=64)] = ()
     radius_swapped: Annotated[frozenset[str], Field(max_length=4096)] = frozenset()
     sip_ports: Ports = (5060, 5061)
     sip_trusted: Annotated[tuple[Prefix, ...], Field(max_length=256)] = ()

@@ -14,8 +14,14 @@ import csv
 import logging
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Final, TextIO
+from typing import Final, TextIO, TypeVar
+
+from collector.parse.lease import Lease
+from collector.parse.pppoe import Ppp
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -85,6 +91,13 @@ class Lines:
         else:
             self._missing = False
             log.info("%d lines are known", len(self))
+
+    def resolved(self, event: T) -> T:
+        """The event with the subscriber of its line, where it has one. It is looked up before the
+        journal, so that a replay does not depend on what the file says then."""
+        if isinstance(event, Lease | Ppp) and event.names:
+            return replace(event, subscriber=self.subscriber(event.names))
+        return event
 
     def subscriber(self, names: tuple[str, ...]) -> str:
         """Whose a line is, by the first of its names that is known; empty where none is."""

@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from collector.lines import Lines
-from collector.parse.lease import Lease
 from collector.parse.link import Frame
-from collector.parse.pppoe import Ppp
 from collector.track.host_events import HostSeen, Resolution
 from collector.track.journal_events import Control, control_event
 from collector.track.observer import Observer, ObserverConfig, Ports, Role
@@ -151,8 +149,7 @@ class _Replay:
 
     def _take(self, event: Any) -> None:
         assert self._trackers is not None
-        if isinstance(event, Lease | Ppp):
-            event = replace(event, subscriber=self._lines.subscriber(event.names))
+        event = self._lines.resolved(event)
         if isinstance(event, Control):
             kind, payload = control_event(event)
             self._trackers.apply(kind, payload, self._now)

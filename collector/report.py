@@ -79,6 +79,7 @@ def stages(collector: Collector) -> dict[str, dict[str, int]]:
         "capture": equation(collector.sources.counts),
         "conntrack": equation(collector.conntrack.counts),
         "decode": equation(collector.decoder.counts),
+        "detail": equation(collector.details.counts),
         "exports": equation(collector.exports.counts),
         **{name: equation(counts) for name, counts in collector.observer.counts.items()},
         **collector.trackers.stages(),

@@ -23,6 +23,7 @@ from typing import Any, Final
 
 from collector import build, build_safeguard, hygiene
 from collector.capture import netlink
+from collector.capture.detail import DetailFiles
 from collector.capture.exports import ExportSocket
 from collector.capture.links import LinksUnavailable
 from collector.capture.netlink import ConntrackConfig, ConntrackEvents
@@ -36,9 +37,7 @@ from collector.keeper import Keeper, RestartNeeded
 from collector.lines import Lines
 from collector.metrics import Metrics
 from collector.parse.conntrack import Decoder
-from collector.parse.lease import Lease
 from collector.parse.link import Frame
-from collector.parse.pppoe import Ppp
 from collector.report import publish, tally
 from collector.resume import resume
 from collector.sources import Sources
@@ -57,9 +56,7 @@ SECOND_NS: Final = 1_000_000_000
 _POLL_S: Final = 0.1
 """Longest sleep: timers are late by no more, and an event is on disk within it."""
 _FRAMES: Final = 512
-"""Frames of one source between two looks at the clock."""
-_DATAGRAMS: Final = 4_096
-"""Datagrams of exporters likewise: 5 MB, what a second of a busy carrier-grade NAT comes to."""
+"""Frames, datagrams or records of one source between two looks at the clock."""
 _TICK_NS: Final = SECOND_NS
 _CHECK_NS: Final = 5 * SECOND_NS
 """How often the journal says that the collector runs, which bounds the gap after a SIGKILL, and
@@ -96,6 +93,7 @@ class Collector:
         self.conntrack = ConntrackEvents(
             ConntrackConfig(receive_buffer_bytes=config.limits.receive_buffer_bytes), now
         )
+        self.details = DetailFiles(config.control.detail_files, now)
         self.exports = ExportSocket(build.exports_config(config), now)
         self.decoder = Decoder()
         self.sources = Sources(config, self.observer, now)
@@ -124,6 +122,7 @@ class Collector:
             is_anchored = self._resume()
             self.conntrack.start()
             self.exports.start()
+            self.details.start(self.trackers.places)
             self.sources.refresh()
             self.uplink.start()
             if not is_anchored:
@@ -156,6 +155,7 @@ class Collector:
             stack.callback(self.journal.close)
             stack.callback(self.conntrack.stop)
             stack.callback(self.exports.stop)
+            stack.callback(self.details.stop)
             stack.callback(self.sources.stop)
             if self.uplink.state != "stopped":
                 stack.callback(self.uplink.stop)
@@ -242,7 +242,9 @@ class Collector:
         """Take what the sockets hold, in bounded pieces."""
         for frame in self.sources.read(_FRAMES):
             self._survive(self._observe, frame)
-        for event in self.exports.read(_DATAGRAMS):
+        for record in self.details.read(_FRAMES):
+            self._survive(self._record, record)
+        for event in self.exports.read(_FRAMES):
             self._survive(self.trackers.observed, event)
         messages = self.conntrack.read()
         if len(messages):
@@ -250,10 +252,7 @@ class Collector:
             self._survive(lambda: self.trackers.destroyed(self.decoder.decode(messages), now))
 
     def _observe(self, frame: Frame) -> None:
-        for event in self.observer.frame(frame):
-            if isinstance(event, Lease | Ppp) and event.names:
-                # Before the journal, so that a replay does not depend on what the file says then.
-                event = replace(event, subscriber=self.lines.subscriber(event.names))
+        for event in map(self.lines.resolved, self.observer.frame(frame)):
             if isinstance(event, Control):
                 self._record(control_event(event))
             else:
@@ -295,6 +294,7 @@ class Collector:
     def _collect(self, now: int) -> None:
         """Losses of all but the trackers, whose own a replay or the next reading tells again."""
         found = [*self.sources.losses(now), *self.conntrack.losses(), *self.observer.losses(now)]
+        found += self.details.losses()
         if self.errors > self._told_errors:
             amount, self._told_errors = self.errors - self._told_errors, self.errors
             classes = ("visit", "call", "session", "binding", "mapping")

@@ -13,6 +13,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from collector.parse.radius import Accounting
 from collector.parse.sip import SipEvent
 from collector.track.sessions import EVENTS, BindingChange, SessionEvent
 from collector.track.volume import Reading, Sample
@@ -32,6 +33,12 @@ _KINDS: Final = {SipEvent: "sip"} | {kind: name for name, kind in EVENTS.items()
 def control_event(event: Control) -> JournalEvent:
     """An event of the control plane as a line of the journal."""
     return _KINDS[type(event)], event.to_json()
+
+
+def detail_event(event: Accounting | None, place: tuple[int, int, int, str]) -> JournalEvent:
+    """A record of a detail file with where it ends, or only the place where reading begins."""
+    payload = {"place": list(place), "event": event and event.to_json()}
+    return "detail", payload | ({"ts_ns": event.ts_ns} if event else {})
 
 
 def split_event(sample: Sample) -> JournalEvent:

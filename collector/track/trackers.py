@@ -26,6 +26,8 @@ from collector.wire.columns import Columns
 from collector.wire.loss import Loss
 
 VERSION: Final = 1
+MAX_PLACES: Final = 2_048
+"""Detail files whose end is remembered; of two clients a day each that is three years."""
 CLASSES_OF: Final[dict[str, tuple[str, ...]]] = {
     "sessions": ("session", "binding"),
     "calls": ("call",),
@@ -72,6 +74,8 @@ class Trackers:
         self, config: TrackersConfig, started_ns: int, randomness: Randomness | None = None
     ) -> None:
         self._config, self._started_ns, self._randomness = config, started_ns, randomness
+        self.places: dict[str, list[Any]] = {}
+        """Where reading of detail files goes on: device, inode, offset, digest of the head."""
         self.sessions = self._new_sessions()
         self.calls = self._new_calls()
         self.hosts = self._new_hosts()
@@ -102,6 +106,8 @@ class Trackers:
         match kind:
             case name if name in EVENTS:
                 return self._changed(self.sessions.apply(EVENTS[name].from_json(payload), now_ns))
+            case "detail":
+                return self._detail(payload, now_ns)
             case "sip":
                 self.calls.apply(SipEvent.from_json(payload), now_ns)
             case "split":
@@ -131,6 +137,18 @@ class Trackers:
             self.safeguard.advance(now_ns)
         self.calls.tick(now_ns)
         return self._changed(self.sessions.tick(now_ns))
+
+    def _detail(self, payload: Mapping[str, Any], now_ns: int) -> list[BindingChange]:
+        """A record of a detail file: where reading goes on is part of the state."""
+        device, inode, offset, head = payload["place"]
+        key = f"{device}:{inode}"
+        self.places.pop(key, None)
+        self.places[key] = [device, inode, offset, head]
+        while len(self.places) > MAX_PLACES:
+            del self.places[next(iter(self.places))]
+        if payload["event"] is None:
+            return []
+        return self.apply("accounting", payload["event"], now_ns)
 
     def _changed(self, changes: list[BindingChange]) -> list[BindingChange]:
         self.exports.changed(changes)
@@ -174,6 +192,7 @@ class Trackers:
             "volume": self.volume.snapshot(),
             "links": self.links.snapshot(),
             "exports": self.exports.snapshot(),
+            "places": self.places,
         }
         if self.safeguard:
             state["safeguard"] = self.safeguard.snapshot()
@@ -188,6 +207,7 @@ class Trackers:
         if snapshot["version"] != VERSION:
             raise ValueError("the state is of another version")
         damaged = []
+        self.places = dict(snapshot.get("places", {}))
         for name in CLASSES_OF:
             if name == "safeguard" and (self.safeguard is None or name not in snapshot):
                 continue  # it came or went with the configuration

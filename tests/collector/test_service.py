@@ -34,6 +34,7 @@ from collector.wire.batch import BatchError
 from collector.wire.loss import Loss
 from collector.wire.records import CALL_INTERRUPTED, USAGE_FROM_EXPORT
 from tests.collector.capture.netns_fixture import Router, inside, router, run
+from tests.collector.capture.test_detail import record as detail_record
 from tests.collector.parse.test_export import v5, v5_record
 from tests.collector.rig import (
     assert_once,
@@ -661,3 +662,26 @@ def test_exports_of_a_router_become_usage_and_gaps(make: Make, lab: Router, tmp_
     assert [(row["address"], row["up_bytes"]) for row in exported] == [(pack("10.0.0.2"), 2000)]
     assert ("export", "export-gap") in gaps(rows)
     assert stages(running)["exports"]["recorded"] == 2
+
+
+def test_detail_files_are_accounting_once_over_a_restart(make: Make, tmp_path: Path) -> None:
+    (tmp_path / "radacct").mkdir()
+    control = f'detail_files = ["{tmp_path}/radacct/detail*"]'
+    path = tmp_path / "radacct" / "detail"
+    running = make(config(tmp_path, control=control))
+    running.details._due_s = 0.0
+    path.write_bytes(detail_record(1))
+    spin(running, lambda: running.trackers.sessions.counts["recorded"] == 1)
+    running.close_window()
+    path.write_bytes(detail_record(1) + detail_record(2))
+    spin(running, lambda: running.trackers.sessions.counts["recorded"] == 2)
+    running.keeper.sync()
+    kill(running)  # the second is in the journal only
+    with path.open("ab") as file:
+        file.write(detail_record(3))
+    again = make(config(tmp_path, control=control))
+    spin(again, lambda: again.trackers.sessions.open_sessions == 3)
+    again.close_window()
+    rows = {row["acct_session_id"]: row for row in spooled(tmp_path)["session"]}
+    assert set(rows) == {"s1", "s2", "s3"}
+    assert again.details.counts["seen"] == 1
