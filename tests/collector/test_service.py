@@ -668,17 +668,18 @@ def test_detail_files_are_accounting_once_over_a_restart(make: Make, tmp_path: P
     (tmp_path / "radacct").mkdir()
     control = f'detail_files = ["{tmp_path}/radacct/detail*"]'
     path = tmp_path / "radacct" / "detail"
+    ago = int(time.time()) - 10
     running = make(config(tmp_path, control=control))
     running.details._due_s = 0.0
-    path.write_bytes(detail_record(1))
+    path.write_bytes(detail_record(1, at=ago))
     spin(running, lambda: running.trackers.sessions.counts["recorded"] == 1)
     running.close_window()
-    path.write_bytes(detail_record(1) + detail_record(2))
+    path.write_bytes(detail_record(1, at=ago) + detail_record(2, at=ago))
     spin(running, lambda: running.trackers.sessions.counts["recorded"] == 2)
     running.keeper.sync()
     kill(running)  # the second is in the journal only
     with path.open("ab") as file:
-        file.write(detail_record(3))
+        file.write(detail_record(3, at=ago))
     again = make(config(tmp_path, control=control))
     spin(again, lambda: again.trackers.sessions.open_sessions == 3)
     again.close_window()

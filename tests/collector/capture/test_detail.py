@@ -22,11 +22,11 @@ from tests.lab.netns import Namespace, end
 T0 = 1_800_000_000
 
 
-def record(number: int, status: str = "Start", extra: str = "") -> bytes:
+def record(number: int, status: str = "Start", extra: str = "", at: int = T0) -> bytes:
     return (
         f"Sat Nov 28 12:00:00 2026\n\tAcct-Status-Type = {status}\n"
         f'\tAcct-Session-Id = "s{number}"\n\tNAS-IP-Address = 192.0.2.1\n{extra}'
-        f"\tTimestamp = {T0 + number}\n\n"
+        f"\tTimestamp = {at + number}\n\n"
     ).encode()
 
 
