@@ -108,6 +108,7 @@ class _Replay:
         # A second at least, in which messages that wait for their order are acted on.
         yield from self._advance(self._now + max(self._config.linger_s, 1) * SECOND_NS)
         self._trackers.tick(self._now)
+        self._trackers.calls.tell_open(self._now)
         yield self._close(self._now + 1)
 
     def _begin(self, now: int) -> None:

@@ -119,7 +119,10 @@ def parse(
     display, from_uri, from_tag = sip_values.name_addr(only(headers, "from"))
     _, to_uri, to_tag = sip_values.name_addr(only(headers, "to"))
     sent_by, branch = sip_values.via(sip_values.split_list(only(headers, "via"))[0])
-    asserted = [sip_values.name_addr(v)[1] for v in every(headers, "p-asserted-identity")]
+    asserted = [
+        sip_values.no_headers(sip_values.name_addr(value)[1])
+        for value in every(headers, "p-asserted-identity")
+    ]
     return SipEvent(
         ts_ns=ts_ns,
         src=src,
@@ -131,9 +134,9 @@ def parse(
         status=int(response[1]) if response else 0,
         cseq=number,
         call_id=sip_values.bounded(only(headers, "call-id")),
-        from_uri=from_uri,
+        from_uri=sip_values.no_headers(from_uri),
         from_tag=from_tag,
-        to_uri=to_uri,
+        to_uri=sip_values.no_headers(to_uri),
         to_tag=to_tag,
         request_uri=sip_values.no_headers(request[2]) if request else "",
         branch=branch,

@@ -79,7 +79,7 @@ def cseq(value: str) -> tuple[int, str]:
 
 
 def name_addr(value: str) -> tuple[str, str, str]:
-    """(display name, URI, tag) of a From, To or P-Asserted-Identity value.
+    """(display name, URI with its headers, tag) of a From, To or P-Asserted-Identity value.
 
     Without <> every parameter belongs to the header, not to the URI (RFC 3261 section 20.10).
     """
@@ -101,7 +101,7 @@ def name_addr(value: str) -> tuple[str, str, str]:
         if name.strip().lower() == "tag":
             tag = bounded(content.strip())
             break
-    return display, no_headers(first.strip()), tag
+    return display, first.strip()[:MAX_VALUE], tag
 
 
 def via(value: str) -> tuple[str, str]:

@@ -133,6 +133,15 @@ class CallTable:
             self._loose[leg.number] = None
         self.arm(leg)
 
+    def tell_open(self, now_ns: int) -> None:
+        """Writes a version of every call that has not ended and that its last version, of some
+        full hour, does not tell as it stands."""
+        for leg in self._legs.values():
+            told_ns = leg.next_report_ns - leg.report_ns if leg.partial else 0
+            if leg.state is not State.ENDED and leg.proof_ns > told_ns:
+                leg.partial += 1
+                self._out.add("call", leg.row(), now_ns)
+
     def _forget(self, leg: Leg) -> None:
         del self._legs[leg.number]
         self._loose.pop(leg.number, None)

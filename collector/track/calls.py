@@ -60,6 +60,10 @@ class Calls:
         self._drain(now_ns)
         self._table.advance(now_ns - self.config.reorder_ns)
 
+    def tell_open(self, now_ns: int) -> None:
+        """Nothing will be known after `now_ns`: what has not ended is told as it stands."""
+        self._table.tell_open(now_ns)
+
     def interrupt(self, at_ns: int) -> None:
         """Packets were lost until then: every call open at that time may lack a message, and is
         marked once nothing earlier can still come."""

@@ -214,3 +214,36 @@ def test_export_ports(tmp_path: Path) -> None:
         result = CliRunner().invoke(app, words)
         assert result.exit_code == 0, result.output
         assert len(result.output.splitlines()) == expected
+
+
+def test_what_a_capture_leaves_open_is_told_as_it_stands(tmp_path: Path) -> None:
+    """Without its BYE an answered call has its last evidence for an end, and goes on for all that
+    is known; one that was not answered is in part known."""
+    packets = day()[:-1]
+    (answered,) = [
+        row
+        for _, row in records(frames([write(tmp_path / "a", packets)]), ("call",), ReplayConfig())
+        if row["direction"] == "out"
+    ]
+    assert answered["partial"] == 1 and answered["end_max_ns"] == 0
+    assert answered["end_min_ns"] == answered["answer_ns"] == (T0 + 10) * 10**9
+    (ringing,) = [
+        row
+        for _, row in records(
+            frames([write(tmp_path / "b", packets[:-1])]), ("call",), ReplayConfig()
+        )
+        if row["direction"] == "out"
+    ]
+    assert (ringing["disposition"], ringing["partial"]) == ("PARTIAL", 1)
+    assert ringing["answer_ns"] == 0 and ringing["end_min_ns"] == (T0 + 8) * 10**9
+
+
+@pytest.mark.skipif(not CAPTURES.is_dir(), reason="the captures beside the project are not here")
+def test_the_same_bytes_of_every_capture() -> None:
+    """In one process twice, and whatever else was replayed before."""
+    everything = ("binding", "session", "visit", "call", "gap")
+    for path in sorted(CAPTURES.glob("*/*.pcap")):
+        one, two = (
+            json.dumps(list(records(frames([path]), everything, ReplayConfig()))) for _ in range(2)
+        )
+        assert one == two, path.name
