@@ -67,11 +67,9 @@ class LineReader:
             return []
         counts["recorded"] += 1
         names, requested = self._remembered(key, lease.ts_ns)
-        return [
-            replace(
-                lease, names=lease.names or names, requested=lease.requested or requested, server=""
-            )
-        ]
+        if lease.kind == "NAK":  # which does not say what it refuses
+            lease = replace(lease, requested=requested)
+        return [replace(lease, names=lease.names or names, server="")]
 
     def pppoe(self, frame: Frame, is_trusted: bool) -> list[Ppp] | None:
         """A frame that may be of PPPoE's control; None where it is none and somebody else's."""

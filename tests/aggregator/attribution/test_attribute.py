@@ -9,6 +9,7 @@ from aggregator.attribution.attribute import (
     BOUNDED,
     CERTAIN,
     NO_BINDING,
+    NO_SUBSCRIBER,
     SEVERAL_BINDINGS,
     attribute,
     attribute_row,
@@ -55,6 +56,13 @@ def test_the_holder_at_the_time_is_the_answer_after_the_address_moved_on() -> No
     assert ask(index, 100, 400) == ("morning", CERTAIN)
     assert ask(index, 2500, 2800) == ("evening", CERTAIN)
     assert ask(index, 1300, 1500) == ("", NO_BINDING)
+
+
+def test_a_line_that_nobody_says_whose_it_is_has_its_own_reason() -> None:
+    index = index_of(binding("", 0, 100), binding("known", 200, None))
+    assert ask(index, 10, 50) == ("", NO_SUBSCRIBER)
+    assert ask(index, 100.2, 100.3) == ("", NO_SUBSCRIBER)
+    assert ask(index, 250, 300) == ("known", CERTAIN)
 
 
 def test_a_row_that_two_subscribers_share_is_not_guessed() -> None:

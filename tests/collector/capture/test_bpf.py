@@ -430,3 +430,15 @@ def test_the_kernel_takes_it(linktype: int, ports: Ports, unheard: list[bytes]) 
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         fprog = struct.pack("@HP", len(code) // 8, ctypes.addressof(buffer))
         sock.setsockopt(socket.SOL_SOCKET, 26, fprog)
+
+
+def test_the_control_of_pppoe_passes_and_the_rest_of_it_does_not() -> None:
+    discovery = bytes(Ether(type=0x8863, **MAC)) + b"\x11\x09\x00\x00\x00\x00" + bytes(40)
+    tagged = bytes(Ether(**MAC) / Dot1Q(vlan=7, type=0x8863)) + discovery[14:]
+    assert passes(discovery) and passes(tagged)
+    for protocol, wanted in ((0xC023, True), (0xC223, True), (0x8021, True), (0xC021, False)):
+        head = b"\x11\x00\x00\x03\x00\x0b" + protocol.to_bytes(2, "big")
+        assert passes(bytes(Ether(type=0x8864, **MAC)) + head + bytes(9)) == wanted
+    only = program(Ports(dns=(), tls=(), http=(), quic=(), radius=(), sip=()))
+    assert passes(udp4(b"x", 68, 67), only) and passes(discovery, only)
+    assert not passes(udp4(b"x", 53, 40_000), only) and not passes(tcp4(HELLO), only)

@@ -15,6 +15,7 @@ from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import QuicConnection
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scapy.layers.dhcp import BOOTP, DHCP
 from scapy.layers.dns import DNS, DNSQR, DNSRR
 from scapy.layers.inet import ICMP, IP, TCP, UDP, fragment
 from scapy.layers.inet6 import IPv6
@@ -22,6 +23,7 @@ from scapy.layers.l2 import ARP, Dot1Q, Ether
 from scapy.packet import Packet
 from scapy.utils import RawPcapReader
 
+from collector.parse.lease import Lease
 from collector.parse.link import LINK_ETHERNET, Frame
 from collector.parse.radius import Accounting, AccountingAck
 from collector.parse.sip import SipEvent
@@ -29,6 +31,7 @@ from collector.track import followers
 from collector.track.hosts import HostSeen, Resolution
 from collector.track.observer import Event, Observer, ObserverConfig
 from collector.wire.addr import pack, unpack
+from tests.collector.parse.test_dhcp import ack
 
 ACCESS, CONTROL, BOTH = 1, 2, 3
 ROLES: Any = {
@@ -440,3 +443,33 @@ def observe_capture(path: Path) -> set[tuple[str, str, str, str]]:
     reader.close()
     balanced(watcher)
     return found
+
+
+def test_dhcp_answers_are_believed_from_where_only_the_operator_sends() -> None:
+    message = ack(("relay_agent_information", b"\x01\x03olt"))
+    answer = udp(message, 67, 68, SERVER, CLIENT)
+    watcher = observer()
+    assert give(watcher, answer, interface=ACCESS) == []
+    assert watcher.counts["dhcp"]["ignored.not-from-the-operator"] == 1
+    (lease,) = give(watcher, answer, interface=CONTROL)
+    assert isinstance(lease, Lease)
+    assert lease.names == ("olt",)
+    sent = Frame(T0, bytes(answer), LINK_ETHERNET, ACCESS, outgoing=True)
+    assert len(watcher.frame(sent)) == 1
+    release = dhcp_message("release", ciaddr="100.64.0.7")
+    (over,) = give(watcher, udp(release, 68, 67), interface=ACCESS)
+    assert isinstance(over, Lease)
+    assert (over.kind, over.names) == ("RELEASE", ())
+
+
+def dhcp_message(kind: str, **fields: object) -> bytes:
+    values = {"op": 1, "chaddr": bytes.fromhex("020000000007")} | fields
+    return bytes(BOOTP(**values) / DHCP(options=[("message-type", kind), "end"]))
+
+
+def test_lines_are_read_for_dhcp_and_pppoe_alone() -> None:
+    watcher = Observer(ObserverConfig({9: frozenset({"lines"})}))
+    assert give(watcher, udp(accounting(), 40000, 1813), tcp(GET, 80), interface=9) == []
+    assert watcher.counts["radius"]["seen"] == watcher.counts["http"]["seen"] == 0
+    sent = Frame(T0, bytes(udp(ack(), 67, 68, SERVER, CLIENT)), LINK_ETHERNET, 9, outgoing=True)
+    assert len(watcher.frame(sent)) == 1
