@@ -1,7 +1,12 @@
 """Canaries in, where anything of them was left out: files, batches, columns, a live process.
 
 A canary is a name or an address that is used for blocked look-ups only, and by nobody else. It is
-looked for as text, as packed bytes, and a name also in the form that DNS messages have it in.
+looked for as text and as packed bytes. Of a name its first label is looked for, which is what text
+and DNS messages have alike.
+
+Volume is metered for every address, whatever it did: that a canary's address is in `usage` says
+that a line is in use, and nothing else. So there, and in files that hold usage, names alone are
+looked for.
 """
 
 from __future__ import annotations
@@ -9,7 +14,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +28,10 @@ from safeguard.search import find
 from safeguard.stored import Reader
 
 MAX_CANARIES: Final = 10_000
-MIN_NAME: Final = 12
+MIN_LABEL: Final = 12
 """Characters: what is shorter stands in every memory by chance."""
+METERED: Final = frozenset({"usage", "late_usage"})
+"""Tables and classes in which every address is."""
 _CHUNK: Final = 16 * 2**20
 _OVERLAP: Final = 512
 _MAX_MEMORY: Final = 64 * 2**30
@@ -60,41 +67,55 @@ class Canaries:
             raise CanaryError(f"{path}: names and addresses expected") from error
         if not 1 <= len(names) + len(addresses) <= MAX_CANARIES:
             raise CanaryError(f"{path}: 1 to {MAX_CANARIES} canaries expected")
-        if any(len(name) < MIN_NAME or not name.isascii() for name in names):
-            raise CanaryError(f"{path}: a canary's name has {MIN_NAME} characters or more")
+        if any(len(n.partition(".")[0]) < MIN_LABEL or not n.isascii() for n in names):
+            raise CanaryError(f"{path}: a name's first label has {MIN_LABEL} characters or more")
         return cls(names, addresses)
 
     def needles(self) -> list[bytes]:
         """Everything to look for in bytes."""
-        found: list[bytes] = []
-        for name in self.names:
-            labels = name.encode().split(b".")
-            dns = b"".join(bytes([len(label)]) + label for label in labels)
-            # The first label alone: it is what is unique, and a parser has it apart.
-            found += [name.encode(), dns, name.encode("utf-16-le"), labels[0]]
+        found = self.of_names()
         for address in self.addresses:
-            text = str(_plain(address))
-            found += [text.encode(), address, address.hex().encode()]
-        return [needle for needle in dict.fromkeys(found) if len(needle) >= 7]
+            found += [str(_plain(address)).encode(), address, address.hex().encode()]
+        return found
+
+    def of_names(self) -> list[bytes]:
+        """Everything that names are looked for by."""
+        return [name.partition(".")[0].encode() for name in self.names]
 
 
 def files(places: Iterable[Path], canaries: Canaries) -> list[str]:
-    """Files that hold a canary: raw, inside column files, inside batches."""
-    needles, found = canaries.needles(), set[str]()
-    listed = [path for path in places if path.exists()]
-    for paths in find(listed, needles).values():
-        found.update(f"{path.name}: a canary" for path in paths)
-    for path in _all(listed):
-        if path.suffix == ".batch" and batch(path.read_bytes(), needles):
-            found.add(f"{path.name}: a canary in its rows")
+    """Files that hold a canary: raw, and inside batches."""
+    listed = [path for path in _all(places) if path.is_file()]
+    batches = {path for path in listed if path.suffix == ".batch"}
+    found = {
+        f"{path.name}: a canary"
+        for paths in find(
+            (path for path in listed if path not in batches), canaries.needles()
+        ).values()
+        for path in paths
+    }
+    for path in batches:
+        with suppress(FileNotFoundError):
+            if batch(path.read_bytes(), canaries):
+                found.add(f"{path.name}: a canary")
     return sorted(found)
 
 
-def batch(data: bytes, needles: Sequence[bytes]) -> bool:
-    """Whether the rows of a batch hold one; bytes that are no batch hold none by that."""
+def stored(places: Iterable[Path], canaries: Canaries) -> list[str]:
+    """Files of a database that hold a canary's name: raw, and inside column files."""
+    paths = [path for found in find(places, canaries.of_names()).values() for path in found]
+    return sorted({f"{path.name}: a canary" for path in paths})
+
+
+def batch(data: bytes, canaries: Canaries) -> bool:
+    """Whether a batch holds one, raw or in its rows, which are compressed; of bytes that are no
+    batch only raw."""
+    if any(needle in data for needle in canaries.of_names()):
+        return True
     with suppress(BatchError):
         _, batches = codec.decode(data)
-        for rows in batches.values():
+        for name, rows in batches.items():
+            needles = canaries.of_names() if name in METERED else canaries.needles()
             for column in rows.columns:
                 for buffer in column.buffers():
                     if buffer is not None and any(n in buffer.to_pybytes() for n in needles):
@@ -108,6 +129,8 @@ def columns(client: Reader, database: str, canaries: Canaries) -> list[str]:
     found = []
     for table, name, kind in zip(*listed.values(), strict=True):
         if kind == "FixedString(16)":
+            if table in METERED:
+                continue
             values = [f"unhex('{address.hex()}')" for address in canaries.addresses]
             test = f"`{name}` IN ({', '.join(values)})" if values else ""
         else:

@@ -132,7 +132,7 @@ def _spool(site: Site) -> list[str]:
 
 def _database(site: Site) -> list[str]:
     known = _canaries(site, site.databases, "--config")
-    found = canary.files(site.databases, known)
+    found = canary.stored(site.databases, known)
     return found + (canary.columns(site.client, site.database, known) if site.client else [])
 
 

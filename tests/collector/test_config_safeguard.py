@@ -47,7 +47,7 @@ def test_the_defaults_are_a_budget_of_one_and_are_shown(tmp_path: Path) -> None:
     assert (made.collector, made.categories) == ("edge-1", ("gambling", "adult"))
     assert sum(each.epsilon_micro for each in marginals(made, 1)) == 1_000_000
     shown = dump(config)["safeguard"]
-    assert shown["l0"] == {"category-hour": 8, "region-category-day": 4, "kept-day": 1}
+    assert shown["l0"] == {"category-hour": 8, "region-category-day": 3, "kept-day": 1}
     assert shown["epsilon"] == {"category-hour": 0.5, "region-category-day": 0.4, "kept-day": 0.1}
     assert shown["categories"]["gambling"] == ["gambling.block.example", "203.0.113.81"]
     found = targets(config)
@@ -61,7 +61,7 @@ def test_one_cap_can_be_set_and_the_others_stay(tmp_path: Path) -> None:
     config = loaded(tmp_path, GUARD + more)
     made = safeguard_config(config)
     assert made is not None
-    assert dict(made.l0) == {"category-hour": 3, "region-category-day": 4, "kept-day": 1}
+    assert dict(made.l0) == {"category-hour": 3, "region-category-day": 3, "kept-day": 1}
     assert made.epsilon_micro["kept-day"] == 50_000
     assert made.epsilon_micro["category-hour"] == 500_000
 

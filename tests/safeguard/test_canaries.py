@@ -20,7 +20,7 @@ from safeguard.prove import canaries as searching
 from safeguard.prove import lookups
 from safeguard.prove.canaries import Canaries, CanaryError
 from safeguard.prove.run import Site, prove
-from tests.aggregator.support import Spool, binding_row, rows
+from tests.aggregator.support import Spool, binding_row, rows, usage_rows
 
 NAME = "canary-5d1c0f3a9b7e42688d10.gambling.example"
 CANARIES = Canaries((NAME,), (pack("198.51.100.77"), pack("2001:db8::4711")))
@@ -34,7 +34,7 @@ def failed(name: str, **site: Any) -> list[str]:
 
 LEAKS = {
     "a name": NAME.encode(),
-    "a name in capitals' place": NAME.split(".")[0].encode(),
+    "a label alone": NAME.split(".")[0].encode(),
     "a question": lookups.query(1, NAME),
     "an address as text": b"client 198.51.100.77 asked",
     "a packed address": pack("198.51.100.77"),
@@ -64,6 +64,15 @@ def test_a_leak_into_the_rows_of_a_batch_is_found(tmp_path: Path) -> None:
         given = rows("binding", *many, binding_row(address, "sub-x", 999))
         path.write_bytes(Spool().batch({"binding": given}))
         assert bool(failed("wire", wire=(path,))) == (address != "10.0.0.1")
+
+
+def test_an_address_among_metered_ones_is_no_leak(tmp_path: Path) -> None:
+    """Volume is counted for every line; that one is in use tells nothing of a block."""
+    path = tmp_path / "00000000000000000002.batch"
+    path.write_bytes(Spool().batch({"usage": usage_rows(["198.51.100.77", "10.0.0.1"])}))
+    assert failed("wire", wire=(path,)) == []
+    path.write_bytes(path.read_bytes() + NAME.encode())
+    assert failed("wire", wire=(path,))
 
 
 @contextmanager

@@ -251,4 +251,4 @@ def test_no_noise_on_a_true_zero_fails_it_too(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_the_scales_in_use_are_among_those_audited() -> None:
-    assert components.scales(None) == [Fraction(16), Fraction(10) * 3 / 4, Fraction(10)]
+    assert components.scales(None) == [Fraction(16), Fraction(15, 2), Fraction(10)]

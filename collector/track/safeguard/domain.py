@@ -29,13 +29,13 @@ from collector.wire.releases import (
     mechanism_id,
 )
 
-DEFAULT_L0: Final[Mapping[str, int]] = {CATEGORY_HOUR: 8, REGION_CATEGORY_DAY: 4, KEPT_DAY: 1}
+DEFAULT_L0: Final[Mapping[str, int]] = {CATEGORY_HOUR: 8, REGION_CATEGORY_DAY: 3, KEPT_DAY: 1}
 """Cells a household may count in, a day. Error is clipping plus noise, and the noise of each cell
 grows with the cap: the least of both together is near the 90th percentile of what households do.
 Of the households that meet a block in a day most do so in one to three categories, within a few
-hours (a device repeats a refused look-up for hours): eight hours-with-category and four
-categories hold nine of ten. kept-day shows whether that is so for an operator's own; it is 1 by
-construction, as a household is in exactly one of the two cells."""
+hours (a device repeats a refused look-up for hours): eight hours-with-category and three
+categories hold nine of ten (docs/safeguard-utility.md). kept-day shows whether that is so for an
+operator's own; it is 1 by construction, as a household is in exactly one of the two cells."""
 DEFAULT_EPSILON_MICRO: Final[Mapping[str, int]] = {
     CATEGORY_HOUR: 500_000,
     REGION_CATEGORY_DAY: 400_000,

@@ -33,7 +33,7 @@ def test_the_defaults_spend_a_budget_of_one() -> None:
     made = SafeguardConfig("edge", "north", ("north",), tuple(f"c{n}" for n in range(50)))
     found = marginals(made, pool=65_536)
     assert [each.name for each in found] == list(MARGINALS)
-    assert [each.scale for each in found] == [16, 10, 10]
+    assert [each.scale for each in found] == [16, 7.5, 10]
     assert sum(each.epsilon_micro for each in found) == MICRO == sum(DEFAULT_EPSILON_MICRO.values())
     assert [each.cap for each in found] == [DEFAULT_L0[name] for name in MARGINALS]
 
