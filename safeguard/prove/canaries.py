@@ -4,9 +4,9 @@ A canary is a name or an address that is used for blocked look-ups only, and by 
 looked for as text and as packed bytes. Of a name its first label is looked for, which is what text
 and DNS messages have alike.
 
-Volume is metered for every address, whatever it did: that a canary's address is in `usage` says
-that a line is in use, and nothing else. So there, and in files that hold usage, names alone are
-looked for.
+Volume is metered for every address, whatever it did: that a canary's packed address is in `usage`,
+or in the memory of what meters it, says that a line is in use, and nothing else. So there, and in
+the files that hold usage, it is not looked for; its text is, in memory.
 """
 
 from __future__ import annotations
@@ -78,6 +78,10 @@ class Canaries:
             found += [str(_plain(address)).encode(), address, address.hex().encode()]
         return found
 
+    def as_text(self) -> list[bytes]:
+        """Names, and addresses as a log line or an exception would have them."""
+        return self.of_names() + [str(_plain(each)).encode() for each in self.addresses]
+
     def of_names(self) -> list[bytes]:
         """Everything that names are looked for by."""
         return [name.partition(".")[0].encode() for name in self.names]
@@ -147,7 +151,7 @@ def memory(pid: int, canaries: Canaries) -> list[str]:
 
     Raises OSError where it may not be read: only root can.
     """
-    needles = canaries.needles()
+    needles = canaries.as_text()
     found: dict[str, int] = {}
     with open(f"/proc/{pid}/mem", "rb", buffering=0) as mem:
         for start, end, name in _regions(pid):

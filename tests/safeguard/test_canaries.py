@@ -91,13 +91,13 @@ def process(script: str) -> Iterator[int]:
 NO_CORE = "import resource; resource.setrlimit(resource.RLIMIT_CORE, (0, 0))\n"
 # Built from pieces, so that the script's own text is no leak.
 LEAK = "kept = ''.join(['canary-5d1c0f3a', '9b7e42688d10', '.gambling.example'])\n"
-PACKED = "kept = bytes.fromhex('00' * 10 + 'ffff' + 'c633' + '644d')\n"
+ADDRESS = "kept = 'for ' + '.'.join(['198', '51', '100', '77'])\n"
 
 
 def test_the_memory_of_a_process_is_searched() -> None:
     with process(NO_CORE + "kept = 'nothing'") as pid:
         assert failed("memory", pid=pid) == []
-    for leak in (LEAK, PACKED):
+    for leak in (LEAK, ADDRESS):
         with process(NO_CORE + leak) as pid:
             found = failed("memory", pid=pid)
         assert found, leak
