@@ -239,10 +239,11 @@ def test_what_a_capture_leaves_open_is_told_as_it_stands(tmp_path: Path) -> None
 
 
 @pytest.mark.skipif(not CAPTURES.is_dir(), reason="the captures beside the project are not here")
-def test_the_same_bytes_of_every_capture() -> None:
+def test_the_same_bytes_of_every_small_capture() -> None:
     """In one process twice, and whatever else was replayed before."""
     everything = ("binding", "session", "visit", "call", "gap")
-    for path in sorted(CAPTURES.glob("*/*.pcap")):
+    small = [path for path in CAPTURES.glob("*/*.pcap") if path.stat().st_size < 20_000]
+    for path in sorted(small):
         one, two = (
             json.dumps(list(records(frames([path]), everything, ReplayConfig()))) for _ in range(2)
         )
