@@ -126,7 +126,7 @@ def test_nothing_past_the_host_is_written_anywhere(
 ) -> None:
     caplog.set_level(logging.DEBUG)
     with inside(lab.ns):
-        running = Collector(config(tmp_path))
+        running = Collector(config(tmp_path, more='[hosts]\ndetail = "connection"'))
         running.start()
         try:
             speaker = threading.Thread(target=speak, args=(lab,))
@@ -147,6 +147,10 @@ def test_nothing_past_the_host_is_written_anywhere(
     rows = spooled(tmp_path)
     hosts = {row["host"] for row in rows["visit"]}
     assert {"http.example", "abs.example", "tls.example"} <= hosts
+    # The finest detail there is: the port, and the bytes of that connection alone.
+    posted = [row for row in rows["visit"] if row["host"] == "http.example"]
+    assert len({row["client_port"] for row in posted} - {0}) == 1
+    assert sum(row["up_bytes"] for row in posted) > len(REQUEST)
     assert {row["disposition"] for row in rows["call"]} == {"BUSY"}
     written = [path.read_bytes() for path in files(tmp_path)]
     assert len(written) >= 3 and journal

@@ -60,6 +60,23 @@ FOUND = ClientHello("www.example.com", False, ("h2", "http/1.1"))
 LONG = client_hello("pq.example", many_protocols(90))[5:]
 
 
+DRAFT_29 = (
+    0xFF00001D,
+    0xC3,
+    bytes.fromhex("175257a31eb09dea9366d8bb79ad80ba"),
+    bytes.fromhex("6b26114b9cba2b63a9e8dd4f"),
+    bytes.fromhex("9ddd12c994c0698b89374a9c077a3077"),
+)
+DRAFT_27 = (
+    0xFF00001B,
+    0xC3,
+    bytes.fromhex("af7fd7efebd21878ff66811248983694"),
+    bytes.fromhex("8681359410a70bb9c92f0420"),
+    bytes.fromhex("a980b8b4fb7d9fbc13e814c23164253d"),
+)
+"""The same of draft-ietf-quic-tls-29 and -27, appendix A.1 of each."""
+
+
 def _varint(value: int) -> bytes:
     return (
         (value | 0x4000).to_bytes(2, "big")
@@ -353,3 +370,11 @@ def test_fuzz_frames(plain: bytes) -> None:
 def test_other_transports_are_left_alone() -> None:
     packet = Packet(1, bytes(16), bytes(16), 6, 1, 2, _initial(_crypto(0, HELLO)), 0, 0)
     assert QuicInitials().datagram(packet) is None
+
+
+@pytest.mark.parametrize("rule", [DRAFT_29, DRAFT_27], ids=["29", "27"])
+def test_drafts_met_in_captures(rule: Rule) -> None:
+    assert QuicInitials().datagram(datagram(_initial(_crypto(0, HELLO), rule=rule))) == FOUND
+    for salt_of, as_version in ((DRAFT_29, 0xFF000020), (DRAFT_27, 0xFACEB002), (V1, 0xFF000022)):
+        alias = (as_version, *salt_of[1:])
+        assert QuicInitials().datagram(datagram(_initial(_crypto(0, HELLO), rule=alias))) == FOUND
