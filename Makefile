@@ -17,7 +17,9 @@ check: .venv/ready
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: debian .venv/ready
+# The meters of others that `bench` compares with: only here, neither for the demo nor for the tests.
+bench: debian .venv/ready .venv-bench/ready
+	@sh deploy/debian-packages.sh requirements/bench-debian.txt
 	$(BIN)/python -m bench
 
 # Debian packages: installed when root, named when not.
@@ -30,12 +32,20 @@ debian:
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 
+.venv-bench/ready: requirements/bench.txt | debian
+	$(PYTHON) -m venv .venv-bench
+	.venv-bench/bin/python -m pip install --quiet --require-hashes --requirement requirements/bench.txt
+	touch $@
+
 # Versions with hashes and without any index address.
 lock:
 	$(BIN)/python -m pip install --quiet pip-tools
 	CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-compile --quiet --strip-extras --allow-unsafe --generate-hashes \
 	  --no-emit-index-url --no-emit-find-links --no-emit-trusted-host \
 	  --all-extras --output-file requirements/dev.txt pyproject.toml requirements/build.in
+	CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-compile --quiet --strip-extras --generate-hashes \
+	  --no-emit-index-url --no-emit-find-links --no-emit-trusted-host \
+	  --output-file requirements/bench.txt requirements/bench.in
 
 clean:
-	rm -rf build .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf build .venv .venv-bench .mypy_cache .ruff_cache .pytest_cache .hypothesis

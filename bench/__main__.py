@@ -21,6 +21,7 @@ BENCHES: Final[dict[str, tuple[str, ...]]] = {
     "event": (),
     "parsers": (),
     "sip": (),
+    "whole": (),
     "insert": (),
     "laplace": (),
     "lookup": ("--rows", "500000"),

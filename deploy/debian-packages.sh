@@ -1,9 +1,10 @@
 #!/bin/sh
-# Installs the Debian packages that the demo and the tests use, when run as root.
+# Installs the Debian packages that the demo and the tests use, or those of the list that is named,
+# when run as root.
 # Does nothing when they are all there; names them when it may not install them.
 set -eu
 
-list="$(dirname "$0")/../requirements/debian.txt"
+list="${1:-$(dirname "$0")/../requirements/debian.txt}"
 missing=""
 for package in $(cat "$list"); do
   dpkg-query --show --showformat='${db:Status-Status}' "$package" 2>/dev/null \

@@ -213,8 +213,11 @@ def test_exact_for_each_address_of_a_crowded_space(
     running = meter()
     before = figures(lab.a)
     with ExitStack() as stack:
-        port = server(stack, lab)
-        programs = [spawn(stack, lab.a, "crowd", prefix, lab.up.ipv4, port) for prefix in CROWDS]
+        # A far end for each: one public address has 64,512 ports for each port that is called.
+        programs = [
+            spawn(stack, lab.a, "crowd", prefix, lab.up.ipv4, server(stack, lab))
+            for prefix in CROWDS
+        ]
         meter_while(running, programs, {})
         truth = moved(lab.a, before)
     rows = running.finish()

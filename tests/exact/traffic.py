@@ -4,6 +4,7 @@
     python -m tests.exact.traffic flows ADDRESS PORT COUNT     # short connections, both ways
     python -m tests.exact.traffic bulk ADDRESS PORT BYTES      # one connection, half each way
     python -m tests.exact.traffic crowd SOURCES ADDRESS PORT   # one datagram and its echo for each
+    python -m tests.exact.traffic burst ADDRESS FLOWS PACKETS SIZE  # datagrams that none answers
 
 `serve` prints a port for TCP and UDP once it listens, and serves until its input ends. A client of
 it says how much it will send and wants back; bytes are zeros.
@@ -12,6 +13,7 @@ it says how much it will send and wants back; bytes are zeros.
 from __future__ import annotations
 
 import ipaddress
+import resource
 import socket
 import struct
 import sys
@@ -19,6 +21,8 @@ import threading
 from typing import Final
 
 WAIT_S: Final = 120.0
+SINK_PORT: Final = 9
+"""Discard (RFC 863)."""
 WANTED: Final = struct.Struct("!QQ")
 """What a client sends first: bytes it will send after this, bytes it wants back."""
 CHUNK: Final = bytes(1 << 20)
@@ -110,6 +114,16 @@ def crowd(sources: str, address: str, port: int) -> None:
             sender.recv(65_535)
 
 
+def burst(address: str, flows: int, packets: int, size: int) -> None:
+    """Datagrams of many flows in turn; ICMP errors that come back are not looked at."""
+    resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
+    senders = [socket.socket(family_of(address), socket.SOCK_DGRAM) for _ in range(flows)]
+    data = CHUNK[:size]
+    for _ in range(packets):
+        for sender in senders:
+            sender.sendto(data, (address, SINK_PORT))
+
+
 def main() -> None:
     match sys.argv[1:]:
         case ["serve", *addresses]:
@@ -119,6 +133,8 @@ def main() -> None:
                 connection(address, int(port), number * 13 % 3000, number * 29 % 9000)
         case ["bulk", address, port, size]:
             connection(address, int(port), int(size) // 2, int(size) // 2)
+        case ["burst", address, flows, packets, size]:
+            burst(address, int(flows), int(packets), int(size))
         case ["crowd", sources, address, port]:
             crowd(sources, address, int(port))
         case _:
