@@ -6,6 +6,11 @@ Traffic: sessions of a Start, ten Interims and a Stop in order of time, interlea
 many lines sends them, with the attributes that a broadband NAS sends. Ours verifies each request's
 authenticator, deduplicates, keeps the sessions and bindings, and gives the rows of a window every
 five minutes. pyrad only decodes, into the attributes by name that a program would then read.
+
+What is wanted of the first figure, four times pyrad's rate, is missed by far: of some 60 us a
+packet (pyrad takes 26) a quarter is parsing and verifying, the rest is one dict of 24 columns for
+each report, the timers and the comparisons by which nothing is counted twice. Seventeen thousand
+reports a second on one core are five million lines that report every five minutes.
 """
 
 from __future__ import annotations
@@ -76,6 +81,7 @@ def main() -> int:
     dictionary = Dictionary(io.StringIO(DICTIONARY))
     ways = {
         "ours": partial(track, packets),
+        "parse": partial(read, packets),
         "pyrad": partial(decode, [each.payload for each in packets], dictionary),
     }
     found = report.in_turns(ways, options.rounds)
@@ -91,7 +97,18 @@ def main() -> int:
         wanted=WANTED,
         rate=True,
     )
-    return report.finish([figure])
+    parsed = report.Figure(
+        name="radius.parse-pyrad",
+        ours=1e6 / found["parse"],
+        peer=figure.peer,
+        unit=figure.unit,
+        peer_is=figure.peer_is,
+        includes="ours: each attribute that is used, checked and converted, and authenticators; "
+        "pyrad: decoding into attributes by name",
+        leaves_out="ours: sessions; pyrad: authenticators, conversion of what is not asked for",
+        rate=True,
+    )
+    return report.finish([figure, parsed])
 
 
 def track(packets: list[Packet]) -> int:
@@ -110,6 +127,16 @@ def track(packets: list[Packet]) -> int:
     taken = sessions.take(0, 1 << 62, 1 << 62)
     assert rows + len(taken["session"]["record_id"]) == len(packets)
     assert sessions.counts["recorded"] == len(packets)
+    return len(packets)
+
+
+def read(packets: list[Packet]) -> int:
+    """Parse and verify all."""
+    secrets = {NAS: SECRET}
+    for packet in packets:
+        event = radius.parse(packet, secrets)
+        assert isinstance(event, radius.Accounting)
+        assert event.verified == radius.VERIFIED
     return len(packets)
 
 

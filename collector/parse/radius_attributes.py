@@ -50,7 +50,8 @@ def _integer(value: bytes) -> int | None:
 
 def _text(value: bytes) -> str | None:
     """Text with what is not UTF-8 escaped, so that two names never become one."""
-    return value.decode("utf-8", "backslashreplace").replace("\0", "\\x00") or None
+    text = value.decode("utf-8", "backslashreplace")
+    return (text.replace("\0", "\\x00") if "\0" in text else text) or None
 
 
 def _opaque(value: bytes) -> str | None:
@@ -123,6 +124,7 @@ _MANY: Final[dict[int, tuple[str, _Decoder]]] = {
     123: ("delegated_prefixes", _prefix6),
     168: ("framed_ipv6", _single6),
 }
+_READ: Final[dict[int, tuple[str, Any]]] = _ONE | _MANY
 
 
 def fields_of(attributes: Iterable[tuple[int, bytes]]) -> dict[str, Any]:
@@ -131,27 +133,25 @@ def fields_of(attributes: Iterable[tuple[int, bytes]]) -> dict[str, Any]:
     A value that cannot be read is left out and counted in `rejected`.
     """
     found: dict[str, Any] = {}
+    many: dict[str, list[Prefix]] = {}
     rejected = 0
     for kind, value in attributes:
-        one = _ONE.get(kind)
-        if one is not None:
-            name, decode = one
-            decoded = decode(value)
-            if decoded is None:
-                rejected += 1
-            else:
-                found.setdefault(name, decoded)
-        elif kind in _MANY:
-            name, decode = _MANY[kind]
-            decoded = decode(value)
-            held = found.setdefault(name, [])
-            if decoded is None or len(held) >= MAX_PREFIXES:
-                rejected += 1
-            elif decoded not in held:
-                held.append(decoded)
-    for name, _ in _MANY.values():
-        if name in found:
-            found[name] = tuple(sorted(found[name]))
+        reader = _READ.get(kind)
+        if reader is None:
+            continue
+        name, decode = reader
+        decoded = decode(value)
+        if decoded is None:
+            rejected += 1
+        elif kind not in _MANY:
+            if name not in found:
+                found[name] = decoded
+        elif len(held := many.setdefault(name, [])) >= MAX_PREFIXES:
+            rejected += 1
+        elif decoded not in held:
+            held.append(decoded)
+    for name, held in many.items():
+        found[name] = tuple(sorted(held))
     found["rejected"] = rejected
     _join_octets(found)
     return found
@@ -159,9 +159,9 @@ def fields_of(attributes: Iterable[tuple[int, bytes]]) -> dict[str, Any]:
 
 def _join_octets(found: dict[str, Any]) -> None:
     """Joins the octet counters with their gigawords (RFC 2869 section 5.1): high << 32 | low."""
-    highs = {way: found.pop(way + "_high", None) for way in ("up", "down")}
-    for way, high in highs.items():
-        low = found.pop(way + "_low", None)
+    up, down = found.pop("up_high", None), found.pop("down_high", None)
+    for way, high in (("up", up), ("down", down)):
+        low = found.pop(f"{way}_low", None)
         if low is not None:
             found[way] = (high or 0) << 32 | low
-    found["gigawords"] = any(high is not None for high in highs.values())
+    found["gigawords"] = up is not None or down is not None

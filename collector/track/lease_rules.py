@@ -17,7 +17,6 @@ from collector.track.session_state import ACCOUNTING, STATED, Key, Session
 from collector.track.session_table import Known, SessionTable
 from collector.track.versions import Versions
 from collector.wire.addr import MAPPED, unpack
-from collector.wire.records import record_id
 
 DHCP: Final = "dhcp"
 DHCPV6: Final = "dhcpv6"
@@ -104,19 +103,8 @@ class LeaseRules:
             self._table.infer(before, at, "new-lease", at)
         if not self._table.make_room(at):
             return None
-        session = Session(
-            nas=key[0],
-            epoch=key[1],
-            acct_session_id=key[2],
-            session_id=record_id("session-key", *key, at),
-            start_ns=at,
-            start_source=STATED,
-            slice_ns=at,
-            proof_ns=at,
-            origin=DHCP if event.family == 4 else DHCPV6,
-            lease_ns=_end(at, valid_s),
-            seen=[event.xid],
-        )
+        session = Session.begun(key, at, DHCP if event.family == 4 else DHCPV6)
+        session.lease_ns, session.seen = _end(at, valid_s), [event.xid]
         self._describe(session, event)
         self._table.put(session)
         self._table.claim(session, at, at)

@@ -17,7 +17,6 @@ from collector.track.session_index import port_key
 from collector.track.session_state import ACCOUNTING, STATED, Key, Session
 from collector.track.session_table import Known, SessionTable
 from collector.track.versions import Versions
-from collector.wire.records import record_id
 
 PPPOE: Final = "pppoe"
 _SAME_NS: Final = 2 * SECOND_NS
@@ -78,21 +77,9 @@ class PppoeRules:
         if self._table.nas.obtain(key[0]) is None or not self._table.make_room(at):
             return None
         line = next(iter(event.names), "")
-        session = Session(
-            nas=key[0],
-            epoch=key[1],
-            acct_session_id=key[2],
-            session_id=record_id("session-key", *key, at),
-            start_ns=at,
-            start_source=STATED,
-            slice_ns=at,
-            proof_ns=at,
-            origin=PPPOE,
-            mac=event.receiver,
-            line=line,
-            subscriber=event.subscriber,
-            port_key=port_key(key[0], line, event.receiver),
-        )
+        session = Session.begun(key, at, PPPOE)
+        session.mac, session.line, session.subscriber = event.receiver, line, event.subscriber
+        session.port_key = port_key(key[0], line, event.receiver)
         self._table.put(session)
         self._table.claim(session, at, at)
         session.write_open(self._out, at)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Final
 
 from collector.track.versions import Row, Versions
+from collector.wire.records import record_id
 
 DAY_NS: Final = 86_400 * 1_000_000_000
 MAX_UNPROVEN: Final = 32
@@ -111,11 +112,20 @@ class Session:
     """(slice start, slice end, up, down) of slices closed at a midnight without later proof."""
     bindings: list[Binding] = field(default_factory=list)
     row_id: bytes = b""
+    row_slice_ns: int = -1
+    """The slice that `write_open` last made `row_id` of."""
     timer_ns: int = 0
 
     @property
     def key(self) -> Key:
         return self.nas, self.epoch, self.acct_session_id
+
+    @classmethod
+    def begun(cls, key: Key, at: int, origin: str) -> Session:
+        """A session that was seen to begin at `at`, of a source that uses its keys again."""
+        nas, epoch, name = key
+        ident = record_id("session-key", *key, at)
+        return cls(nas, epoch, name, ident, at, STATED, at, at, origin=origin)
 
     def _row(self, slice_ns: int, slice_end: int, end_min: int, end_max: int, reason: str) -> Row:
         return {
@@ -151,7 +161,9 @@ class Session:
                 out.add("session", {**row, "up_octets": up, "down_octets": down}, at_ns)
         self.unproven = [part for part in self.unproven if part[1] > self.proof_ns]
         proof = max(self.slice_ns, self.proof_ns)
-        self.row_id = out.add("session", self._row(self.slice_ns, 0, proof, 0, ""), at_ns)
+        known = self.row_id if self.row_slice_ns == self.slice_ns else b""
+        row = self._row(self.slice_ns, 0, proof, 0, "")
+        self.row_id, self.row_slice_ns = out.add("session", row, at_ns, known), self.slice_ns
 
     def write_closed(self, out: Versions, at_ns: int) -> None:
         """The slices that the end, already in `end_ns`, closes or withdraws."""
@@ -159,7 +171,7 @@ class Session:
         for slice_ns, end_ns in reversed(parts):
             end_max = max(end_ns, self.end_max_ns) if self.end_max_ns else 0
             row = self._row(slice_ns, end_ns, end_ns, end_max, self.end_reason)
-            self.row_id = out.add("session", row, at_ns)
+            self.row_id, self.row_slice_ns = out.add("session", row, at_ns), -1
         closed = parts[-1][0]
         for slice_ns, end_ns, up, down in self.unproven:
             if slice_ns < closed:

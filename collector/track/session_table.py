@@ -142,6 +142,8 @@ class SessionTable:
     def bind(self, session: Session, held: Held, at: int, said: Said) -> None:
         """Compares what is said to be held with what was; each kind of address for itself."""
         for kind, prefixes in held.items():
+            if [b.prefix for b in session.bindings if b.kind == kind] == [*prefixes]:
+                continue
             self.bindings.drop_others(session, kind, prefixes, at, said.ts_ns)
             for prefix in prefixes:
                 if all(b.prefix != prefix for b in session.bindings):

@@ -27,6 +27,13 @@ def clip(text: str) -> str:
     return data[:MAX_STRING_BYTES].decode("utf-8", "ignore")
 
 
+_SHAPES: Final = {
+    name: (each.key, tuple(column.name for column in each.columns if column.type == "str"))
+    for name, each in CLASSES.items()
+}
+"""Columns of a record's identity, and those that hold text, by class."""
+
+
 class Versions:
     """Rows of some record classes that wait for their window to close."""
 
@@ -35,22 +42,23 @@ class Versions:
         self._last: OrderedDict[bytes, int] = OrderedDict()
         self._newest: dict[bytes, Row] = {}
 
-    def add(self, class_name: str, row: Row, observed_ns: int) -> bytes:
+    def add(self, class_name: str, row: Row, observed_ns: int, ident: bytes = b"") -> bytes:
         """Queues a version; `row` has every column but `record_id` and `observed_ns`.
 
-        Returns the record id.
+        `ident`: what this gave for the record before, which saves making it. Returns the record id.
         """
-        record_class = CLASSES[class_name]
-        ident = record_id(class_name, *(row[name] for name in record_class.key))
+        key, texts = _SHAPES[class_name]
+        ident = ident or record_id(class_name, *[row[name] for name in key])
         # The store keeps microseconds: versions closer than one would tie there.
         observed_ns = max(observed_ns, self._last.pop(ident, observed_ns - 1000) + 1000)
         self._last[ident] = observed_ns
         while len(self._last) > MAX_MEMORY:
             self._last.popitem(last=False)
-        full: Row = {"record_id": ident, "observed_ns": observed_ns}
-        for column in record_class.columns[2:]:
-            value = row[column.name]
-            full[column.name] = clip(value) if column.type == "str" else value
+        full: Row = {"record_id": ident, "observed_ns": observed_ns, **row}
+        for name in texts:
+            # A character has at most four bytes, so a shorter text fits.
+            if len(full[name]) > MAX_STRING_BYTES // 4 or not full[name].isascii():
+                full[name] = clip(full[name])
         self._pending[class_name].append(full)
         self._newest[ident] = full
         return ident
