@@ -59,8 +59,8 @@ class Clock:
 
 @dataclass(frozen=True, slots=True)
 class Disk:
-    """The spool's folder: whether it is there and can be written, the bytes in it, and those that
-    its file system has left."""
+    """The spool's folder: whether it is there, whether it can be written or made, the bytes in it,
+    and those that its file system has left."""
 
     exists: bool
     writable: bool

@@ -156,7 +156,7 @@ def _disk(folder: Path) -> Disk:
         stat = os.statvfs(above)
     except OSError:
         return Disk(exists, False, 0, 0)
-    return Disk(exists, os.access(folder, os.W_OK), used, stat.f_bavail * stat.f_frsize)
+    return Disk(exists, os.access(above, os.W_OK), used, stat.f_bavail * stat.f_frsize)
 
 
 def _number(path: Path) -> int:

@@ -19,6 +19,8 @@ _TCP_HEADERS: Final = ((4, 20 + 32), (6, 40 + 32))
 _BUSY, _FULL = 0.75, 0.95
 _DROPS: Final = 1e-4
 """Share of dropped packets from which on it matters: a hundredth of a percent."""
+_MIN_DROPS: Final = 100
+"""Fewer are those of an interface that came up, whose first packets nobody waits for."""
 
 _SYSCTLS: Final = {
     "acct": ("error", "flows that begin now carry no bytes: visits will have none, totals do"),
@@ -56,7 +58,7 @@ def tracking(facts: Facts) -> Iterator[Finding]:
         )
         return
     yield from _active(facts, table)
-    yield from _sysctls(table)
+    yield from _sysctls(table, facts.running is not None)
     yield from _room(table)
 
 
@@ -81,7 +83,8 @@ def _active(facts: Facts, table: Conntrack) -> Iterator[Finding]:
         )
 
 
-def _sysctls(table: Conntrack) -> Iterator[Finding]:
+def _sysctls(table: Conntrack, runs: bool) -> Iterator[Finding]:
+    """A collector sets them when it starts, so that they matter most once it runs."""
     for name, (severity, effect) in _SYSCTLS.items():
         value = table.sysctls.get(name, 0)
         if value == 1:
@@ -90,10 +93,10 @@ def _sysctls(table: Conntrack) -> Iterator[Finding]:
         if name == "events" and value == 0:
             severity, effect = "error", "no flow's end is told: short flows are never seen"
         yield Finding(
-            "error" if severity == "error" else "warning",
+            "error" if severity == "error" and runs else "warning",
             f"conntrack {name}",
             str(value),
-            f"{effect} (a collector sets it when it starts)",
+            effect if runs else f"{effect}; a collector sets it when it starts",
             f"sysctl -w net.netfilter.nf_conntrack_{name}=1",
         )
 
@@ -196,7 +199,7 @@ def interfaces(facts: Facts) -> Iterator[Finding]:
             yield Finding(
                 "warning", check, "down", "carries nothing", f"ip link set {interface.name} up"
             )
-        elif share >= _DROPS:
+        elif share >= _DROPS and dropped >= _MIN_DROPS:
             yield Finding(
                 "warning",
                 check,

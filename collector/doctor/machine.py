@@ -54,11 +54,11 @@ def buffers(facts: Facts, wanted_bytes: int) -> Iterator[Finding]:
 def disk(facts: Facts, folder: str, max_bytes: int) -> Iterator[Finding]:
     """Whether the spool can grow as far as it may."""
     found: Disk = facts.disk
-    if not found.exists or not found.writable:
+    if not found.writable:
         yield Finding(
             "error",
             "spool",
-            f"{folder} {'cannot be written' if found.exists else 'is not there'}",
+            f"{folder} {'cannot be written' if found.exists else 'cannot be made'}",
             "a collector does not start without its spool",
             f"install -d -m 0700 -o tallyhold -g tallyhold {folder}",
         )

@@ -121,7 +121,7 @@ CASES = {
         "ip link set acc0 up",
     ),
     "drops": (
-        replace(GOOD, interfaces=(replace(ACC0, packets=9999, drops=1),)),
+        replace(GOOD, interfaces=(replace(ACC0, packets=999_900, drops=100),)),
         "warning",
         "interface acc0",
         "ethtool -G acc0",
@@ -155,6 +155,7 @@ CASES = {
         "sysctl -w net.core.rmem_max=33554432",
     ),
     "no folder": (replace(GOOD, disk=Disk(False, False, 0, 1)), "error", "spool", "install -d"),
+    "no right": (replace(GOOD, disk=Disk(True, False, 0, 1)), "error", "spool", "install -d"),
     "full disk": (replace(GOOD, disk=Disk(True, True, 5, 9)), "error", "spool", "spool.max_bytes"),
     "small disk": (
         replace(GOOD, disk=Disk(True, True, 0, 2 * 10**9)),
@@ -181,8 +182,19 @@ def test_each_fault_is_found_with_what_mends_it(name: str) -> None:
     assert exit_code(found) == {"info": 0, "warning": 1, "error": 2}[severity]
 
 
+def test_a_collector_that_does_not_run_yet_sets_what_it_needs() -> None:
+    off = with_table(sysctls={"acct": 0, "timestamp": 0, "events": 0})
+    assert {each.severity for each in bad(replace(off, running=None))} == {"warning", "info"}
+    assert bad(replace(GOOD, disk=Disk(False, True, 0, 10**13))) == []
+
+
+def test_a_few_drops_are_those_of_coming_up() -> None:
+    assert bad(replace(GOOD, interfaces=(replace(ACC0, packets=6, drops=99),))) == []
+
+
 def test_the_worst_comes_first() -> None:
-    facts = replace(with_sysctl("events", 0), clock=None, running=None)
+    facts = replace(with_sysctl("events", 0), clock=None)
+    facts = replace(facts, interfaces=(replace(ACC0, driver="veth"),))
     order = [each.severity for each in examine(facts, CONFIG)]
     assert order == sorted(order, key=["error", "warning", "info", "ok"].index)
     assert order[0] == "error" and order[-1] == "ok"
