@@ -141,7 +141,8 @@ class _Replay:
     def _pass(self, at: int) -> Iterator[list[Any]]:
         assert self._trackers is not None
         self._now = max(self._now, at)
-        self._observer.tick(self._now)
+        for event in self._observer.tick(self._now):
+            self._take(event)
         self._trackers.tick(self._now)
         if self._tick_at <= self._now:
             self._tick_at = self._now + SECOND_NS

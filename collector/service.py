@@ -37,13 +37,12 @@ from collector.keeper import Keeper, RestartNeeded
 from collector.lines import Lines
 from collector.metrics import Metrics
 from collector.parse.conntrack import Decoder
-from collector.parse.link import Frame
 from collector.report import publish, tally
 from collector.resume import resume
 from collector.sources import Sources
 from collector.spool import Spool, SpoolError
 from collector.track.journal_events import Control, JournalEvent, control_event
-from collector.track.observer import Observer, ObserverConfig
+from collector.track.observer import Event, Observer, ObserverConfig
 from collector.track.safeguard.tracker import Randomness
 from collector.track.sessions import BindingChange
 from collector.track.trackers import Trackers, touches_calls
@@ -241,7 +240,7 @@ class Collector:
     def _receive(self) -> None:
         """Take what the sockets hold, in bounded pieces."""
         for frame in self.sources.read(_FRAMES):
-            self._survive(self._observe, frame)
+            self._survive(self._observe, self.observer.frame, frame)
         for record in self.details.read(_FRAMES):
             self._survive(self._record, record)
         for event in self.exports.read(_FRAMES):
@@ -251,8 +250,8 @@ class Collector:
             now = self._now()
             self._survive(lambda: self.trackers.destroyed(self.decoder.decode(messages), now))
 
-    def _observe(self, frame: Frame) -> None:
-        for event in map(self.lines.resolved, self.observer.frame(frame)):
+    def _observe(self, read: Callable[[Any], list[Event]], given: Any) -> None:
+        for event in map(self.lines.resolved, read(given)):
             if isinstance(event, Control):
                 self._record(control_event(event))
             else:
@@ -260,7 +259,7 @@ class Collector:
 
     def _pass(self, now: int) -> None:
         """Let time pass."""
-        self.observer.tick(now)
+        self._observe(self.observer.tick, now)
         self._split(self.trackers.tick(now))
 
     def _survive(self, step: Callable[..., Any], *args: Any) -> None:

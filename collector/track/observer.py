@@ -21,7 +21,7 @@ from collector.parse.reader import ParseError
 from collector.parse.sip import SipEvent
 from collector.track.blind import BlindConnections
 from collector.track.exporters import Exported
-from collector.track.followers import DnsFramer, Follower
+from collector.track.followers import DnsFramer, Follower, Message
 from collector.track.fragments import FragmentTable
 from collector.track.host_events import HostSeen, Resolution
 from collector.track.host_reader import HostReader
@@ -175,10 +175,13 @@ class Observer:
         ignore(self._stages["tunnels"], "depth")
         return None
 
-    def tick(self, now_ns: int) -> None:
-        """Forgets connections that fell silent. The other tables do so with each packet."""
-        self._dns_tcp.expire(now_ns)
-        self._sip_tcp.expire(now_ns)
+    def tick(self, now_ns: int) -> list[Event]:
+        """Forgets connections that fell silent, and gives what waited too long for a segment that
+        was lost. The other tables do so with each packet."""
+        return [
+            *self._messages("dns", *self._dns_tcp.expire(now_ns)),
+            *self._messages("sip", *self._sip_tcp.expire(now_ns)),
+        ]
 
     def losses(self, now_ns: int) -> list[Loss]:
         """What was given up half-way since the last call."""
@@ -257,9 +260,7 @@ class Observer:
         return [Resolution(ts_ns, client, resolver, "", ()), Blocked(ts_ns, client, category)]
 
     def _dns_segment(self, packet: Packet) -> list[Event]:
-        messages, broken = self._dns_tcp.feed(packet)
-        self._broken("dns", broken)
-        return [event for message in messages for event in self._dns(packet, message)]
+        return self._messages("dns", *self._dns_tcp.feed(packet))
 
     def _sip(self, packet: Packet, message: bytes) -> list[Event]:
         counts = self._stages["sip"]
@@ -289,14 +290,14 @@ class Observer:
             ignore(self._stages["sip"], "blind")
             hello = is_access and tls.looks_like_client_hello(packet.payload)
             return [*self._hosts.elsewhere(packet)] if hello else []
-        messages, broken = self._sip_tcp.feed(packet)
-        self._broken("sip", broken)
-        return [event for message in messages for event in self._sip(packet, message)]
+        return self._messages("sip", *self._sip_tcp.feed(packet))
 
-    def _broken(self, stage: str, messages: int) -> None:
-        """Messages that a gap or an eviction cut in two."""
-        self._stages[stage]["seen"] += messages
-        self._stages[stage]["lost"] += messages
+    def _messages(self, stage: str, messages: list[Message], broken: int) -> list[Event]:
+        """Events of what a connection gave; a gap or an eviction cut `broken` messages in two."""
+        self._stages[stage]["seen"] += broken
+        self._stages[stage]["lost"] += broken
+        read = self._dns if stage == "dns" else self._sip
+        return [event for packet, message in messages for event in read(packet, message)]
 
     def _radius(self, packet: Packet) -> list[Event]:
         counts = self._stages["radius"]

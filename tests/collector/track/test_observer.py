@@ -41,7 +41,8 @@ ROLES: Any = {
 }
 CLIENT, SERVER = "10.0.0.2", "192.0.2.1"
 SECRET = b"secret"
-T0 = 1_700_000_000 * 10**9
+SECOND = 10**9
+T0 = 1_700_000_000 * SECOND
 CAPTURES = Path(__file__).parents[4] / "shared/data/captures"
 
 
@@ -296,6 +297,26 @@ def test_followed_connections_are_bounded_and_forgotten(monkeypatch: pytest.Monk
     assert len(watcher._sip_tcp._table) == 3
     watcher.tick(T0 + followers.FOLLOW_IDLE_NS + 1)
     assert len(watcher._sip_tcp._table) == 0
+    balanced(watcher)
+
+
+def test_what_waits_for_a_lost_segment_is_given_after_three_seconds() -> None:
+    """A BYE behind a segment that nobody captured: no other may ever follow it."""
+    watcher = observer()
+    whole = invite("c1")
+    (begun,) = give(watcher, tcp(whole, 5060, 1000))
+    assert begun is not None
+    lost = 1000 + len(whole) + 300
+    bye = invite("c1").replace(b"INVITE", b"BYE")
+    assert give(watcher, tcp(bye, 5060, lost)) == []
+    assert watcher.counts["sip-segments"]["open"] == 1
+    at = begun.ts_ns
+    assert watcher.tick(at + 2 * SECOND) == []
+    (event,) = watcher.tick(at + 60 * SECOND)
+    assert isinstance(event, SipEvent) and event.method == "BYE"
+    assert event.ts_ns < at + SECOND, "the time is that of its own segment"
+    assert watcher.tick(at + 70 * SECOND) == []
+    assert [loss.reason for loss in watcher.losses(2)] == ["sip-cut"]
     balanced(watcher)
 
 
