@@ -70,7 +70,7 @@ class Leg(LegState):
             return None
         if event.method in ("INVITE", "UPDATE") and 200 <= code < 300:
             return Input.REFRESH
-        if event.method == "INVITE" and code in (408, 481):
+        if event.method == "BYE" or (event.method == "INVITE" and code in (408, 481)):
             return Input.VANISHED
         return Input.EVIDENCE
 
@@ -236,7 +236,7 @@ class Leg(LegState):
         self.disposition = call_disposition.ANSWERED
 
     def _vanish(self, event: SipEvent, at: int) -> None:
-        """408 or 481 to a re-INVITE: the other side has had no dialog since some time before."""
+        """The dialog is over since some time before: the other side has none, or hung up unseen."""
         self.end_min_ns, self.end_max_ns = self.proof_ns, at
 
     def _report(self, event: SipEvent | None, at: int) -> None:

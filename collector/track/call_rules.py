@@ -37,7 +37,7 @@ class Input(Enum):
     ACK = "ACK to the 2xx"
     BYE = "BYE of the dialog"
     REFRESH = "2xx to a re-INVITE or UPDATE"
-    VANISHED = "408 or 481 to a re-INVITE"
+    VANISHED = "408 or 481 to a re-INVITE, or a response to a BYE that was not seen"
     EVIDENCE = "anything else inside the dialog"
     TIMER = "the state's time is over"
     HOUR = "the call has gone on for another hour"

@@ -374,6 +374,29 @@ def test_calls_in_order_with_totals_and_withheld_numbers(world: World) -> None:
     assert (row["calls_answered"], row["talk_ms"]) == (3, 62_700)
 
 
+def test_hourly_versions_and_two_collectors_make_one_call(world: World) -> None:
+    """The same record from both, and the final one after two of a call that goes on."""
+    start = at("2026-11-16")
+    final = call("10.12.0.1", start + HOUR, 9_000_000, number=1)
+    seen = final["observed_ns"]
+    for collector, ahead in (("tap-a", 0), ("tap-b", 70_000)):
+        held = day_of("long-1", "10.12.0.1", start)
+        world.send(collector, start + 3 * HOUR, **held, call=[])
+        for hour in (1, 2):
+            talk = {"talk_ms": hour * 3_000_000, "partial": hour, "end_max_ns": 0}
+            version = {**final, **talk, "observed_ns": seen + hour * HOUR + ahead}
+            world.send(collector, start + (3 + hour) * HOUR, call=[version])
+    open_call = world.calls("long-1", "2026-11-16")
+    assert [(row["talk_ms"], row["partial"]) for row in open_call.calls] == [(6_000_000, 2)]
+    for collector in ("tap-a", "tap-b"):
+        ended = {**final, "partial": 0, "observed_ns": seen + 3 * HOUR}
+        world.send(collector, start + 6 * HOUR, call=[ended])
+    got = world.calls("long-1", "2026-11-16")
+    assert [(row["talk_ms"], row["partial"]) for row in got.calls] == [(9_000_000, 0)]
+    assert (got.answered, got.talk_ms) == (1, 9_000_000)
+    assert world.export("2026-11-16")["long-1"]["talk_ms"] == 9_000_000
+
+
 def test_every_look_up_leaves_a_line_with_its_period(world: World) -> None:
     world.usage("nobody", "2026-11")
     world.sessions("nobody", "2026-11-02")

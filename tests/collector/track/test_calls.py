@@ -289,6 +289,17 @@ def test_failed_reinvite_changes_nothing_unless_the_dialog_is_gone() -> None:
     assert row["end_max_ns"] == T0 + int(20.2 * SECOND)
 
 
+def test_a_response_to_a_bye_that_was_not_seen_bounds_the_end() -> None:
+    row = one([*PLAIN[:5], H.response(65.3, "BYE", 200)])
+    assert (row["disposition"], row["released_by"]) == ("ANSWERED", "")
+    assert row["end_min_ns"] == T0 + int(5.1 * SECOND)
+    assert row["end_max_ns"] == T0 + int(65.3 * SECOND)
+    # Where the BYE comes after all, by a slower way, it is the end.
+    other = Hop(call="c2").invite(70)
+    row = run([*PLAIN[:5], H.response(65.3, "BYE", 200), other, PLAIN[5]])[0]
+    assert row["end_min_ns"] == row["end_max_ns"] == PLAIN[5].ts_ns
+
+
 def test_retransmissions_are_counted_and_never_retimed() -> None:
     doubled = [
         e for event in PLAIN for e in (event, replace(event, ts_ns=event.ts_ns + SECOND // 2))
