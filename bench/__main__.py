@@ -26,6 +26,7 @@ BENCHES: Final[dict[str, tuple[str, ...]]] = {
     "laplace": (),
     "lookup": ("--rows", "500000"),
     "radius": (),
+    "safeguard_dns": (),
     "purge": ("--rows", "2000000"),
 }
 """Modules of this package and their arguments: all together are to end within 20 minutes."""

@@ -240,7 +240,9 @@ class Observer:
         counts = self._stages["dns"]
         counts["seen"] += 1
         try:
-            answer = dns.parse_answer(message, with_chain=self._targets is not None)
+            targets = self._targets
+            named = targets is not None and targets.may_name(message) is not None
+            answer = dns.parse_answer(message, named)
         except ParseError:
             malformed(counts)
             return []
@@ -248,16 +250,15 @@ class Observer:
             ignore(counts, "no-answer")
             return []
         counts["recorded"] += 1
-        ts_ns, client, resolver, addresses = packet.ts_ns, packet.dst, packet.src, answer.addresses
-        if self._targets is None:
-            return [Resolution(ts_ns, client, resolver, answer.host, addresses)]
-        category = self._targets.category(answer)
-        if category is None:
-            if not self._targets.pages.isdisjoint(addresses):
-                addresses = tuple(each for each in addresses if each not in self._targets.pages)
-            return [Resolution(ts_ns, client, resolver, answer.host, addresses)]
-        # Every counter takes a block for a look-up that led nowhere, of which there are many.
-        return [Resolution(ts_ns, client, resolver, "", ()), Blocked(ts_ns, client, category)]
+        host, addresses = answer.host, answer.addresses
+        if targets is not None and (named or not targets.are_apart(addresses)):
+            category = targets.category(answer)
+            if category is not None:
+                # Every counter takes a block for a look-up that led nowhere, of which are many.
+                nowhere = Resolution(packet.ts_ns, packet.dst, packet.src, "", ())
+                return [nowhere, Blocked(packet.ts_ns, packet.dst, category)]
+            addresses = tuple([each for each in addresses if each not in targets.pages])
+        return [Resolution(packet.ts_ns, packet.dst, packet.src, host, addresses)]
 
     def _dns_segment(self, packet: Packet) -> list[Event]:
         return self._messages("dns", *self._dns_tcp.feed(packet))

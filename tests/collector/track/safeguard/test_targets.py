@@ -27,7 +27,8 @@ def category(asked: str, *sets: tuple[str, str, str], kind: str = "A") -> int | 
     response = dns.message.make_response(dns.message.make_query(asked, kind))
     for owner, rtype, value in sets:
         response.answer.append(dns.rrset.from_text(owner, 60, "IN", rtype, value))
-    found = parse_answer(response.to_wire(), with_chain=True)
+    wire = response.to_wire()
+    found = parse_answer(wire, with_chain=bool(TARGETS.may_name(wire)))
     assert found is not None
     return TARGETS.category(found)
 
@@ -103,3 +104,13 @@ def test_what_connects_to_a_page_is_hidden(hidden: bool, host: str, server: str)
 def test_a_target_says_one_category(one: Target, other: Target) -> None:
     with pytest.raises(ValueError, match="target"):
         Targets([one, other])
+
+
+def test_an_answer_is_looked_at_closer_where_a_label_of_a_target_is_in_it() -> None:
+    """Categories mostly share one; without names there is none to look for."""
+    assert TARGETS.may_name(b"\x05BLOCK\x07example\0")
+    assert not TARGETS.may_name(b"\x06casino\x07example\0")
+    assert not Targets([Target((), (pack(ADULT),))]).may_name(b"\x05block\0")
+    apart = Targets([Target(("a.one.example", "b.one.example")), Target(("two.test",))])
+    assert apart.may_name(b"\x03one") and apart.may_name(b"\x03Two")
+    assert not apart.may_name(b"\x07example\x04test")
