@@ -288,6 +288,19 @@ def retention_confirm_clock(
     asking.show(as_json, answer, lambda to: present.print_values(to, answer))
 
 
+@retention.command("reconcile")
+def retention_reconcile(ctx: typer.Context, as_json: AsJson = False) -> None:
+    """Destroy again what a restored backup brought back, but for what a hold wants now.
+
+    The service does it by itself every few minutes; run this before anybody reads a restored store.
+    Takes operations, and is logged.
+
+    Example: tallyhold retention reconcile
+    """
+    answer = asking.service(ctx.obj).post("/v1/purge/reconcile", {})
+    asking.show(as_json, answer, lambda to: present.print_values(to, answer))
+
+
 @retention.command("witness")
 def retention_witness(
     ctx: typer.Context,

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from retention.answers import plan_json, purge_json
 from retention.audit import canonical, sealed
-from retention.routes_base import Asked, Parts, Route, bad, flag, missing
+from retention.routes_base import Asked, Parts, Refused, Route, bad, flag, missing
 
 MAX_CAP: Final = 10_000
 MAX_PURGES: Final = 500
@@ -28,6 +28,24 @@ def run(parts: Parts, asked: Asked) -> dict[str, Any]:
         raise bad(f"cap: a number from 1 to {MAX_CAP}")
     dry_run = flag(body, "dry_run", default=True)
     return {"job": parts.jobs.submit(cap, dry_run, asked.person.name)}
+
+
+def reconcile(parts: Parts, asked: Asked) -> dict[str, Any]:
+    """Sweep what a restore brought back, now; the service does it by itself each round, too."""
+    asked.fields()
+    health = parts.health()
+    if not health["ready"]:
+        raise Refused(409, "not-ready", f"nothing was swept: {health['because']}")
+    swept = parts.purger.sweeper.reconcile()
+    return {
+        "partitions": swept.slots,
+        "preserved": swept.preserved,
+        "destroyed": swept.destroyed,
+        "kept": [
+            {"class": slot.record_class, "partition": slot.number, "reason": reason}
+            for slot, reason in swept.kept
+        ],
+    }
 
 
 def job(parts: Parts, asked: Asked) -> Any:
@@ -62,6 +80,7 @@ def certificate(parts: Parts, asked: Asked) -> Any:
 ROUTES: Final = (
     Route("GET", "/v1/purge/plan", "purge.plan", plan),
     Route("POST", "/v1/purge/run", "purge.run", run),
+    Route("POST", "/v1/purge/reconcile", "purge.run", reconcile),
     Route("GET", "/v1/purge/run/{job}", "purge.status", job),
     Route("GET", "/v1/purge/status", "purge.status", status),
     Route("GET", "/v1/purge/{id}/certificate", "purge.certificate", certificate),

@@ -149,8 +149,7 @@ class Scheduler:
         self._step("policy", work.policy)
         self._step("holds", self._tick)
         trusted = self._step("clock", lambda: work.context.guard.check().trusted) is True
-        up = work.store.refresh()
-        if up != self._engine_up:
+        if (up := work.store.refresh()) != self._engine_up:
             level = logging.INFO if up else logging.WARNING
             log.log(level, "the storage engine is %s", "up" if up else "down: nothing is destroyed")
         self._engine_up = up
@@ -201,10 +200,11 @@ class Scheduler:
         self._found("settle", settled.findings)
 
     def _sweep(self) -> None:
-        swept = self._work.purger.sweeper.run()
-        self._kept_slots = len(swept.kept)
-        self._metrics.late.labels("preserved").inc(swept.preserved)
-        self._metrics.late.labels("destroyed").inc(swept.destroyed)
+        self._kept_slots, sweeper = 0, self._work.purger.sweeper
+        for swept in (sweeper.reconcile(), sweeper.run()):
+            self._kept_slots += len(swept.kept)
+            for what in ("preserved", "destroyed"):
+                self._metrics.late.labels(what).inc(getattr(swept, what))
 
     def _evidence(self) -> None:
         context = self._work.context

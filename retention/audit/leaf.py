@@ -168,6 +168,8 @@ KINDS: Final[dict[str, dict[str, str]]] = {
     "purge.certificate-final": _CERTIFICATE | {"backups": "count"},
     "purge.failed": {"purge": "id", "step": "code", "reason": "code"},
     "late.swept": _SPAN | {"generation": "count"} | _COUNTS | {"holds": "[held]"},
+    # Rows of a partition that a purge destroyed are there again; the next leaf sweeps them.
+    "restore.found": _PLACE | {"purge": "id", "rows": "count"},
     # SafeGuard. `budget` is of a household-day of `day` microseconds, in millionths of ε. A window
     # is a row of the privacy ledger: what its release told of a household at most. Each stands
     # once, whatever it says: a release that overspent is told of too, and found.

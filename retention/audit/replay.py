@@ -63,7 +63,7 @@ class Replay:
         family = kind.split(".")[0]
         if family == "hold":
             self.holds.step(leaf, self.purges)
-        elif family in ("purge", "late"):
+        elif family in ("purge", "late", "restore"):
             if kind not in _NOT_DESTRUCTIVE:
                 self._destroys(kind)
             self.purges.step(leaf)
@@ -138,6 +138,7 @@ class Replay:
 
 
 _NOT_DESTRUCTIVE: Final = (
+    "restore.found",
     "purge.failed",
     "purge.certificate-pending",
     "purge.certificate-final",

@@ -76,6 +76,7 @@ class Places:
         self._periods: dict[str, Period] = {}
         self._known: dict[Place, Partition] = {}
         self._gone: set[Place] = set()  # destroyed where rows live; what is held is in the vault
+        self._back: dict[Place, int] = {}  # destroyed, and there again, with so many rows
         self.vault: dict[Place, Vault] = {}
 
     def load(self, leaf: Leaf) -> None:
@@ -163,6 +164,18 @@ class Places:
             self._wrong("kept-too-long", "dropped later than 31 days after retain-until")
         self._gone.add(place)
 
+    def come_back(self, leaf: Leaf) -> None:
+        """Take rows of a destroyed partition that a restore brought back."""
+        place = (leaf["class"], leaf["partition"])
+        if place not in self._gone:
+            self._wrong("restored", "rows came back of a partition that was not destroyed")
+        self._back[place] = leaf["rows"]
+
+    def go_again(self, place: Place, rows: int) -> None:
+        """Take the sweep of rows, which has to be of all that came back of their partition."""
+        if self._back.pop(place, rows) != rows:
+            self._wrong("restored", "other rows were swept than had come back")
+
     def overdue(self, place: Place, at: int) -> None:
         """Rows whose hold ended must leave the vault within the grace."""
         known, vault = self._known.get(place), self.vault.get(place, Vault())
@@ -180,6 +193,8 @@ class Places:
         for place, known in self._known.items():
             if place not in self._gone and at > known.deadline:
                 self._wrong("kept-too-long", f"{place[0]} {place[1]} is past its period")
+        for name, number in self._back:
+            self._wrong("restored", f"{name} {number} came back and was not destroyed again")
         for place in self.vault:
             self.overdue(place, at)
 

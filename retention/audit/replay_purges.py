@@ -89,6 +89,8 @@ class Purges:
         kind = leaf["kind"]
         if kind == "late.swept":
             self._swept(leaf)
+        elif kind == "restore.found":
+            self._places.come_back(leaf)
         elif kind == "purge.intent":
             self._intent(leaf)
         elif leaf["purge"] in self._over:
@@ -233,8 +235,9 @@ class Purges:
             self._wrong("counts", "late rows before are not those preserved and destroyed")
         if leaf["destroyed"] and not self._places.was_closed(leaf):
             self._wrong("too-early", "late rows destroyed of a partition that was not closed")
+        place = (leaf["class"], leaf["partition"])
+        self._places.go_again(place, leaf["rows_before"])
         if leaf["preserved"]:
-            place = (leaf["class"], leaf["partition"])
             self._put(place, leaf["preserved"], leaf["holds"])
             self._holds.versions_came(place, leaf["holds"])
 

@@ -154,10 +154,9 @@ class _View:
         if keep.reason:
             return keep
         if keep.place in self._destroyed:
-            # A restore, or a writer that did not know. Destroying it again would be a purge that
-            # the log cannot tell from a second one of the same rows, so a person has to look.
+            # A restore. A second purge could not be told from one of the same rows.
             by = self._destroyed[keep.place]
-            return replace(keep, reason=f"destroyed by {by}, and yet it has rows: look into it")
+            return replace(keep, reason=f"destroyed by {by}; what came back is swept as late rows")
         over = f"its period ended {iso(keep.retain_until_us)}"
         if keep.holds:
             count = f"{len(keep.holds)} hold{'s' * (len(keep.holds) != 1)}"
@@ -253,6 +252,17 @@ def approve_again(purge: Purge) -> Approved:
     if purge.step is not Step.PRESERVED:
         raise ValueError("only a purge that has preserved can destroy")
     return Approved(purge.id, purge.partition.place, purge.store, purge.generation)
+
+
+def returned(partitions: Iterable[Partition], purges: Iterable[Purge]) -> dict[Place, str]:
+    """Live places that have rows though they were destroyed, each with the purge that did it."""
+    destroyed = {
+        each.partition.place: each.id
+        for each in purges
+        if each.store == "live" and each.step in _DESTROYED
+    }
+    places = (each.place for each in partitions)
+    return {place: destroyed[place] for place in places if place in destroyed}
 
 
 def approve_slot(slot: LateSlot, sweep: str, swept: Iterable[Place], generation: int) -> Approved:

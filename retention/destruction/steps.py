@@ -70,7 +70,8 @@ def carry_out(
         try:
             return _Steps(context, context.again(decision), operator, progress).run()
         except StoreError as error:  # before the intent
-            return Outcome(decision.place, decision.store, "kept", str(error), stops=True)
+            stops = not isinstance(error, Misused)
+            return Outcome(decision.place, decision.store, "kept", str(error), stops=stops)
 
 
 class _Steps:
@@ -90,6 +91,7 @@ class _Steps:
         holds = self._context.meeting(decision.partition)
         if tuple(sorted(hold.id for hold in holds)) != decision.holds:
             return self._outcome("kept", "the holds are not those of the decision")
+        before = self._vault.count(decision.place, decision.store)
         protected: Selection | None = None
         if holds:
             try:
@@ -104,7 +106,7 @@ class _Steps:
             protected = counted.selection
         purge = self._intent(holds)
         try:
-            purge, selection = self._preserve(purge, holds, protected)
+            purge, selection = self._preserve(purge, holds, protected, before)
         except (StoreError, PreserveError, Halt) as error:
             return self._failed(purge, error)
         approved = approve(decision, purge.id, purge.generation)
@@ -139,17 +141,22 @@ class _Steps:
         return purge
 
     def _preserve(
-        self, purge: Purge, holds: Sequence[Hold], protected: Selection | None
+        self, purge: Purge, holds: Sequence[Hold], protected: Selection | None, before: int
     ) -> tuple[Purge, Selection]:
-        """From the intent to all that has to be so for the destructive statement."""
+        """From the intent to all that has to be so for the destructive statement.
+
+        before: rows counted before those were looked for that holds protect.
+        """
         vault, place, store = self._vault, purge.partition.place, purge.store
         salt = self._context.salt
-        before = vault.count(place, store)
         book = self._context.book(place)
         if store == "vault" and not (book and book.least <= before <= book.rows):
             raise Halt("vault-rows", "the vault has other rows than the log says")
         self._unchanged(purge)
-        selection = vault.select(place, LIVE if store == "live" else VAULT, holds, salt)
+        if store == "live" and protected is not None and protected.is_live:
+            selection = protected  # read once, for evidence and copy alike
+        else:
+            selection = vault.select(place, LIVE if store == "live" else VAULT, holds, salt)
         held = tuple(each for each in selection.held if each.rows)
         if len(held) > MAX_ITEMS:
             raise Halt("too-many-holds", f"more than {MAX_ITEMS} holds keep rows of one place")

@@ -5,13 +5,16 @@ says are preserved. Then they are copied, and when all places are done the slot 
 again what is copied does nothing, so a crash anywhere is carried on from the note, whatever became
 of the holds meanwhile: rows that a hold placed since matches are still in the slot, and a second
 leaf counts them as kept.
+
+A live partition that was destroyed and has rows again, as after a restore of a backup, is swept in
+the same way: its rows came after their period, too.
 """
 
 from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -20,7 +23,7 @@ from retention.audit.leaf import MAX_ITEMS
 from retention.destruction import evidence
 from retention.destruction.book import Book, widened
 from retention.destruction.context import SWEEP_KEY, Context, Unsettled, log
-from retention.destruction.plan import approve_slot, late_reason, unsettled
+from retention.destruction.plan import approve_slot, late_reason, returned, unsettled
 from retention.model import HeldRoot, Partition, Place
 from retention.register import leaves as build
 from retention.vault.port import LateSlot, PreserveError, Selection
@@ -52,6 +55,7 @@ class Note:
     slot: int
     done: tuple[str, ...] = ()
     last: Selection | None = None
+    is_returned: bool = False
 
     def texts(self) -> dict[str, str | None]:
         """As the register keeps it. Row ids are hashes and random bits, no personal data."""
@@ -64,6 +68,7 @@ class Note:
         head = {
             "class": self.record_class,
             "slot": self.slot,
+            "returned": self.is_returned,
             "done": list(self.done),
             "last": _plain(self.last) if self.last else None,
             "parts": len(parts),
@@ -77,7 +82,8 @@ class Note:
         raw: dict[str, Any] = json.loads(texts[SWEEP_KEY])
         ids = "".join(texts[f"{SWEEP_KEY}/{n}"] for n in range(raw["parts"]))
         last = _selection(raw["class"], raw["last"], ids) if raw["last"] else None
-        return cls(raw["class"], int(raw["slot"]), tuple(raw["done"]), last)
+        head = raw["class"], int(raw["slot"]), tuple(raw["done"])
+        return cls(*head, last, bool(raw.get("returned")))
 
 
 class Sweeper:
@@ -92,9 +98,30 @@ class Sweeper:
         Raises Unsettled if something has to be settled first, StoreError and the register's
         errors; what was swept until then is in the log, and the rest is carried on.
         """
+        return self._all(self._context.vault.slots())
+
+    def reconcile(self) -> Swept:
+        """The same for live partitions that were destroyed and are there again, after a restore.
+
+        Their rows are late ones: what a hold of today matches, and the vault lacks, is kept.
+        """
+        return self._all(self._returned())
+
+    def _returned(self) -> list[LateSlot]:
+        context = self._context
+        live = context.vault.partitions()
+        back = returned(live, context.register.purges())
+        return [
+            LateSlot(each.place.record_class, each.place.number, (each,), is_returned=True)
+            for each in live
+            # A replica that lags may list what is gone; a count waits for it.
+            if each.place in back and context.vault.count(each.place, "live")
+        ]
+
+    def _all(self, slots: Sequence[LateSlot]) -> Swept:
         context = self._context
         total, kept = Swept(), list[tuple[LateSlot, str]]()
-        for slot in context.vault.slots()[:MAX_SLOTS]:
+        for slot in slots[:MAX_SLOTS]:
             with context.register.exclusive():
                 if unsettled(context.register.purges()) or context.register.note(SWEEP_KEY):
                     raise Unsettled("a purge or a sweep has to be settled first")
@@ -102,7 +129,8 @@ class Sweeper:
                     kept.append((slot, reason))
                     continue
                 try:
-                    preserved, destroyed = self._sweep(slot, Note(*slot.place))
+                    note = Note(*slot.place, is_returned=slot.is_returned)
+                    preserved, destroyed = self._sweep(slot, note)
                 except (PreserveError, Misused) as error:
                     log.error("late rows of %s stay: %s", slot.record_class, error)
                     kept.append((slot, str(error)))
@@ -128,7 +156,8 @@ class Sweeper:
             return ""
         note = Note.parse(texts)
         at = Place(note.record_class, note.slot)
-        slot = next((each for each in context.vault.slots() if each.place == at), None)
+        slots = self._returned() if note.is_returned else context.vault.slots()
+        slot = next((each for each in slots if each.place == at), None)
         if slot is None:  # it was dropped, and only this was left to do
             context.write(notes=self._cleared())
             return ""
@@ -162,6 +191,8 @@ class Sweeper:
         places = [Place(note.record_class, int(name)) for name in note.done]
         if reason := self._keep(slot):
             raise PreserveError("kept", reason)
+        if slot.is_returned and context.vault.count(slot.place, "live") != slot.rows:
+            raise PreserveError("rows-changed", "rows came or went meanwhile")
         name = f"late-{slot.record_class}-{slot.number}"
         context.vault.drop_slot(approve_slot(slot, name, places, context.register.generation), slot)
         context.write(notes=self._cleared())
@@ -190,10 +221,16 @@ class Sweeper:
                 Book.key(place): book.text(),
                 key: evidence.with_versions(register.note(key), selection.held),
             }
-        leaf = build.late_swept(
-            wide, register.generation, selection.rows, rows - selection.rows, selection.held
-        )
-        self._context.write(notes=notes, leaves=[leaf])
+        owed = [
+            build.late_swept(
+                wide, register.generation, selection.rows, rows - selection.rows, selection.held
+            )
+        ]
+        if note.is_returned:
+            by = returned([partition], register.purges())[place]
+            log.warning("rows of %s %s came back: %d", place.record_class, place.name, rows)
+            owed.insert(0, build.restore_found(place, by, rows))
+        self._context.write(notes=notes, leaves=owed)
         return note
 
     def _cleared(self) -> dict[str, str | None]:

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from retention.audit.canonical import Leaf
-from retention.model import HeldRoot, Partition, Purge, Step
+from retention.model import HeldRoot, Partition, Place, Purge, Step
 from retention.register.hold_leaves import (
     SAME_GENERATION,
     Commit,
@@ -65,6 +65,7 @@ __all__ = [
     "hold_submitted",
     "hold_unavailable",
     "late_swept",
+    "restore_found",
     "login_failed",
     "lookup",
     "partition_seen",
@@ -227,6 +228,17 @@ def late_swept(
         "preserved": preserved,
         "destroyed": destroyed,
         "holds": _held(held),
+    }
+
+
+def restore_found(place: Place, purge: str, rows: int) -> Leaf:
+    """Say that a partition which a purge destroyed has rows again; `late.swept` follows at once."""
+    return {
+        "kind": "restore.found",
+        "class": place.record_class,
+        "partition": place.name,
+        "purge": purge,
+        "rows": rows,
     }
 
 

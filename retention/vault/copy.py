@@ -36,6 +36,10 @@ from retention.vault.tables import (
 QUIET_S: Final = 120.0
 """How long to wait for a statement that an earlier run left behind; then the purge fails."""
 _POLL_S: Final = 0.1
+_ROWS: Final = (
+    "SELECT sum(rows) AS total FROM system.parts WHERE database = %(database)s"
+    " AND table = %(table)s AND partition = %(partition)s AND active"
+)
 BY_SUBSCRIBER: Final = frozenset({"usage", "session", "visit", "call"})
 """Classes whose tables are sorted by the subscriber first."""
 
@@ -53,6 +57,12 @@ class Fingerprint(NamedTuple):
             self.rows + other.rows, self.xor ^ other.xor, (self.total + other.total) % 2**64
         )
 
+    def minus(self, part: Fingerprint) -> Fingerprint:
+        """Of what is left of a set without a part of it."""
+        return Fingerprint(
+            self.rows - part.rows, self.xor ^ part.xor, (self.total - part.total) % 2**64
+        )
+
     @classmethod
     def of(cls, ids: bytes) -> Fingerprint:
         """Of the rows of a selection, by what was read of them."""
@@ -63,10 +73,14 @@ class Fingerprint(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where selected rows are copied from; `where` stands beside the place's condition."""
+    """Where selected rows are copied from; `where` stands beside the place's condition.
+
+    is_returned: live rows of a place that was destroyed before, and has its held ones in the vault.
+    """
 
     kept: Kept
     where: str = "1"
+    is_returned: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,31 +114,31 @@ class Copier:
         vault still has its old content, or on some shards a new one that is as good."""
         place, expected = selection.place, Fingerprint.of(selection.ids)
         with self._work(selection) as work:
-            there = [self._chosen(each, place, origin) for each in work]
-            if _together(there) != expected:
-                if self._sum(work, place, Origin("vault")) == expected:
-                    return  # done before, and the rows have gone since
+            kept = [self._keep(each, place, origin) for each in work]
+            staged = [self._copied(each, place, origin, expected) for each in work]
+            new = Fingerprint()
+            for before, after in zip(kept, staged, strict=True):
+                new = new.plus(after.minus(before))
+            if new == expected:
+                self._exchange(work, place, staged)
+                return
+            for each in work:
+                self._clear_staging(each.client, place)
+            if self._sum(work, place, Origin("vault")) != expected:
                 raise PreserveError("changed", "the selected rows are not as they were")
-            staged = [
-                self._stage(each, place, origin, chosen)
-                for each, chosen in zip(work, there, strict=True)
-            ]
-            self._exchange(work, place, staged, expected)
+            # Else it was done before, and the rows have gone since.
 
     def rebuild(self, approved: Approved, selection: Selection) -> None:
         """Make a vault partition exactly a selection of its rows; drop it where that is empty."""
         self._allow(approved, selection.place, "vault")
         place, expected = selection.place, Fingerprint.of(selection.ids)
         with self._work(selection) as work:
-            origin = Origin("vault")
-            if self._sum(work, place, origin) != expected:
-                raise PreserveError("changed", "the selected rows are not as they were")
-            staged = []
             for each in work:
                 self._clear_staging(each.client, place)
-                self._copy(each, place, origin)
-                staged.append(self._fingerprint(each.client, place, "staging"))
-            self._exchange(work, place, staged, expected)
+            staged = [self._copied(each, place, Origin("vault"), expected) for each in work]
+            if _together(staged) != expected:
+                raise PreserveError("changed", "the selected rows are not as they were")
+            self._exchange(work, place, staged)
 
     def preserved(self, selection: Selection) -> bool:
         """Whether every row of a selection is in the vault now."""
@@ -134,25 +148,40 @@ class Copier:
 
     def drop(self, approved: Approved) -> None:
         """Destroy a live partition on every shard; nothing to do where it is gone."""
-        place = approved.place
-        self._allow(approved, place, "live")
+        self._allow(approved, approved.place, "live")
+        self._drop(approved.place)
+
+    def drop_returned(self, approved: Approved) -> None:
+        """Destroy a live partition that was destroyed before, and whose rows came back."""
+        self._allow(approved, approved.place, "late")
+        self._drop(approved.place)
+
+    def _drop(self, place: Place) -> None:
         in_place(place)  # raises ValueError where the number is none of the class
         table = self._names.table(place.record_class, "live")
         for shard in self._shards:
             shard.leader(table).execute(f"ALTER TABLE {table} DROP PARTITION {int(place.number)}")
 
     def count(self, place: Place, kept: Kept) -> int:
-        """Rows of a place in one kind of table; of replacing classes the newest versions."""
-        total = 0
+        """Rows of a place in one kind of table; of replacing classes the newest versions.
+
+        Where no version replaces another, the server's list of parts says it and no row is read.
+        """
+        table, total = self._names.table(place.record_class, kept), 0
+        final = self._names.source(place.record_class, kept)
         for shard in self._shards:
             client = shard.first
-            shard.settle(client, [self._names.table(place.record_class, kept)])
-            found = client.query_columns(
-                f"SELECT count() AS total FROM {self._names.source(place.record_class, kept)}"
-                f" WHERE {in_place(place)}",
-                None,
-                FINAL_BY_PARTITION,
-            )
+            shard.settle(client, [table])
+            if final == table:
+                database, _, name = table.partition(".")
+                which = {"database": database, "table": name, "partition": place.name}
+                found = client.query_columns(_ROWS, which)
+            else:
+                found = client.query_columns(
+                    f"SELECT count() AS total FROM {final} WHERE {in_place(place)}",
+                    None,
+                    FINAL_BY_PARTITION,
+                )
             total += int(found["total"][0])
         return total
 
@@ -179,30 +208,19 @@ class Copier:
 
     # Putting a partition together
 
-    def _stage(self, work: _Work, place: Place, origin: Origin, chosen: Fingerprint) -> Fingerprint:
-        """Staging becomes what the vault has of the place and the chosen rows; gives its print.
+    def _keep(self, work: _Work, place: Place, origin: Origin) -> Fingerprint:
+        """Staging becomes what the vault has of the place and goes on having; gives its print.
 
         Of the vault's rows those are left out that come in again, and, with live rows, all that
         are live still: a purge that was cut short left them, and holds may have changed since.
         """
         self._clear_staging(work.client, place)
-        before = Fingerprint()
-        if self._fingerprint(work.client, place, "vault").rows:
-            self._keep(work, place, origin)
-            before = self._fingerprint(work.client, place, "staging")
-        if chosen.rows:
-            self._copy(work, place, origin)
-        staged = self._fingerprint(work.client, place, "staging")
-        if staged != before.plus(chosen):
-            raise PreserveError("fingerprint", "the copy differs from the rows selected")
-        return staged
-
-    def _keep(self, work: _Work, place: Place, origin: Origin) -> None:
-        """Append to staging what the vault has and should go on having."""
+        if not self._fingerprint(work.client, place, "vault").rows:
+            return Fingerprint()
         record_class = place.record_class
         vault = self._names.table(record_class, "vault")
         leave = f"SELECT record_id, row_hash FROM {work.chosen}"
-        if origin.kept == "live":
+        if origin.kept == "live" and not origin.is_returned:
             leave = (
                 f"SELECT record_id, {row_hash(record_class)}"
                 f" FROM {self._names.source(record_class, 'live')} WHERE {in_place(place)}"
@@ -216,29 +234,26 @@ class Copier:
             None,
             FINAL_BY_PARTITION,
         )
+        return self._fingerprint(work.client, place, "staging")
 
-    def _copy(self, work: _Work, place: Place, origin: Origin) -> None:
-        """Append the chosen rows of an origin to staging."""
-        columns = names_of(place.record_class)
-        work.client.query_columns(
-            f"INSERT INTO {self._names.table(place.record_class, 'staging')} ({columns})"
-            f" SELECT {columns} FROM {self._from(work, place, origin)}",
-            None,
-            FINAL_BY_PARTITION,
-        )
+    def _copied(
+        self, work: _Work, place: Place, origin: Origin, expected: Fingerprint
+    ) -> Fingerprint:
+        """Append the chosen rows of an origin to staging; gives the print of all that is there."""
+        if expected.rows:
+            columns = names_of(place.record_class)
+            work.client.query_columns(
+                f"INSERT INTO {self._names.table(place.record_class, 'staging')} ({columns})"
+                f" SELECT {columns} FROM {self._from(work, place, origin)}",
+                None,
+                FINAL_BY_PARTITION,
+            )
+        return self._fingerprint(work.client, place, "staging")
 
-    def _exchange(
-        self,
-        work: Sequence[_Work],
-        place: Place,
-        staged: Sequence[Fingerprint],
-        expected: Fingerprint,
-    ) -> None:
+    def _exchange(self, work: Sequence[_Work], place: Place, staged: Sequence[Fingerprint]) -> None:
         """Put what is staged in the place of the vault's partitions, and see that it is there."""
         staging = self._names.table(place.record_class, "staging")
         vault = self._names.table(place.record_class, "vault")
-        if self._sum(work, place, Origin("staging")) != expected:
-            raise PreserveError("fingerprint", "what is staged differs from the rows selected")
         for each, new in zip(work, staged, strict=True):
             number = int(place.number)
             if new.rows:  # staging is on this server alone

@@ -89,13 +89,17 @@ class EngineVault:
     def select_late(
         self, slot: LateSlot, place: Place, holds: Sequence[Hold], salt: Salt
     ) -> Selection:
-        return select.select_late(self._shards, self._names, place, slot.number, holds, salt)
+        return select.select_late(self._shards, self._names, place, slot, holds, salt)
 
     def preserve_late(self, slot: LateSlot, selection: Selection) -> None:
-        self._copier.preserve(selection, self._late.origin(slot))
+        returned = Origin("live", is_returned=True)
+        self._copier.preserve(selection, returned if slot.is_returned else self._late.origin(slot))
 
     def drop_slot(self, approved: Approved, slot: LateSlot) -> None:
-        self._late.drop(approved, slot)
+        if slot.is_returned:
+            self._copier.drop_returned(approved)
+        else:
+            self._late.drop(approved, slot)
 
     def publish_closed(self, first_open: Mapping[str, int]) -> None:
         self._late.publish(first_open)

@@ -45,7 +45,8 @@ class Selection:
     tree, `audit.merkle.EMPTY_ROOT`). digest: SHA-256, hex, over the sorted digests of all rows,
     salted with `salt("", place)`. ids: KEY_BYTES for each row, sorted. subscribers: all that the
     rows have, by which tables are sorted; None where they are too many, or not known. Both are for
-    the vault's use, and never in a log or a leaf.
+    the vault's use, and never in a log or a leaf. is_live: all rows are live ones, so that this is
+    the selection of live rows, wherever it was looked for.
     """
 
     place: Place
@@ -54,6 +55,7 @@ class Selection:
     digest: str
     ids: bytes = field(default=b"", repr=False)
     subscribers: tuple[str, ...] | None = field(default=None, repr=False)
+    is_live: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,15 +64,18 @@ class LateSlot:
 
     number: seconds since 1970 by SLOT_S, the slot's partition in table `late_<class>`.
     partitions: one for each place with rows in it; `rows` counts those of this slot alone.
+    is_returned: not a slot, but a live partition that was destroyed and has rows again, as after a
+    restore: they are late ones, too. `number` is that partition's.
     """
 
     record_class: str
     number: int
     partitions: tuple[Partition, ...]
+    is_returned: bool = False
 
     @property
     def place(self) -> Place:
-        """What an Approved of store "late" names: the slot, not a clock partition."""
+        """What an Approved of store "late" names: the slot, or the partition that came back."""
         return Place(self.record_class, self.number)
 
     @property
@@ -165,7 +170,8 @@ class Vault(Protocol):
         """Add a slot's selection to the vault, all or nothing; raises PreserveError."""
 
     def drop_slot(self, approved: Approved, slot: LateSlot) -> None:
-        """Destroy a slot of late rows; raises PreserveError "open" while it may still take rows."""
+        """Destroy a slot of late rows, or a partition that came back; raises PreserveError "open"
+        while a slot may still take rows."""
 
     def publish_closed(self, first_open: Mapping[str, int]) -> None:
         """Tell ingest which partitions take no more rows: per class all below this number."""

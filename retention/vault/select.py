@@ -18,7 +18,7 @@ from retention.holds.narrowing import keys
 from retention.model import HeldRoot, Hold, Place
 from retention.vault import digests
 from retention.vault.narrow import Clause, clause
-from retention.vault.port import KEY_BYTES, PreserveError, Salt, Selection, Source
+from retention.vault.port import KEY_BYTES, LateSlot, PreserveError, Salt, Selection, Source
 from retention.vault.scratch import chosen_table, scope_table
 from retention.vault.shards import Shard
 from retention.vault.tables import (
@@ -58,6 +58,8 @@ class Selecting:
         self._salts = {name: salt(name, place) for name in ("", *self._scopes)}
         self._digests = {name: bytearray() for name in self._salts}
         self._ids = bytearray()
+        self.is_live = False
+        """Whether every row taken is a live one."""
         self._subscribers: set[str] | None = set() if "subscriber" in self._table.names else None
 
     def take(self, columns: Columns, known: Callable[[bytes], Collection[bytes]]) -> bytes:
@@ -105,6 +107,7 @@ class Selecting:
             digests.digest_of(self._digests[""]),
             b"".join(digests.ordered(self._ids, KEY_BYTES)),
             None if self._subscribers is None else tuple(sorted(self._subscribers)),
+            self.is_live,
         )
 
     def _bound(self) -> None:
@@ -127,6 +130,7 @@ def select(
 ) -> Selection:
     """The rows of a place in the stores that the holds match; a row in both counts once."""
     selecting = Selecting(place, holds, salt)
+    selecting.is_live = "live" in sources
     narrowed = clause(keys(place.record_class, (item for hold in holds for item in hold.scope)))
     if narrowed is None:
         return selecting.done()
@@ -138,7 +142,8 @@ def select(
         for source in sorted(sources):
             for columns in candidates(client, names, place, (source, "1"), narrowed):
                 if source == "vault":
-                    selecting.take(columns, lambda _: live)
+                    taken = selecting.take(columns, lambda _: live)
+                    selecting.is_live &= not taken
                 elif "vault" in sources:
                     live.update(_split(selecting.take(columns, lambda _: ())))
                 else:
@@ -150,7 +155,7 @@ def select_late(
     shards: Sequence[Shard],
     names: Names,
     place: Place,
-    slot: int,
+    slot: LateSlot,
     holds: Sequence[Hold],
     salt: Salt,
 ) -> Selection:
@@ -164,9 +169,11 @@ def select_late(
         clients.append(shard.first)
         kinds: tuple[Kept, ...] = ("late", "live", "vault")
         shard.settle(clients[-1], [names.table(place.record_class, kept) for kept in kinds])
+    where: Where = ("live", "1") if slot.is_returned else ("late", in_slot(slot.number))
+    others: tuple[Kept, ...] = ("vault",) if slot.is_returned else ("live", "vault")
     for client in clients:
-        for columns in candidates(client, names, place, ("late", in_slot(slot)), narrowed):
-            selecting.take(columns, lambda keyed: elsewhere(clients, names, place, keyed))
+        for columns in candidates(client, names, place, where, narrowed):
+            selecting.take(columns, lambda keyed: elsewhere(clients, names, place, others, keyed))
     return selecting.done()
 
 
@@ -181,27 +188,34 @@ def candidates(
             f" FROM {names.source(record_class, kept)} WHERE {in_place(place)} AND {condition}"
             f" AND {narrowed.over(scope)}"
         )
+        columns = f"SELECT {names_of(record_class)}, {row_hash(record_class)} AS row_hash"
+
+        def read(tail: str) -> Columns:
+            return client.query_columns(f"{columns}{tail}", None, FINAL_BY_PARTITION)
+
+        # Few held rows are the rule: then this is the one look at the partition.
+        found = read(f"{tail} LIMIT {SLICE_ROWS + 1}")
+        if len(found["record_id"]) <= SLICE_ROWS:
+            if found["record_id"]:
+                yield found
+            return
         counted = client.query_columns(f"SELECT count() AS rows{tail}", None, FINAL_BY_PARTITION)
         slices = -(-int(counted["rows"][0]) // SLICE_ROWS)
         for number in range(slices):
-            part = f" AND sipHash64(record_id) % {slices} = {number}" if slices > 1 else ""
-            found = client.query_columns(
-                f"SELECT {names_of(record_class)}, {row_hash(record_class)} AS row_hash"
-                f"{tail}{part}",
-                None,
-                FINAL_BY_PARTITION,
-            )
+            found = read(f"{tail} AND sipHash64(record_id) % {slices} = {number}")
             if found["record_id"]:
                 yield found
 
 
-def elsewhere(clients: Sequence[Client], names: Names, place: Place, keyed: bytes) -> set[bytes]:
-    """Which of these keys the live partition or the vault's has."""
+def elsewhere(
+    clients: Sequence[Client], names: Names, place: Place, others: Sequence[Kept], keyed: bytes
+) -> set[bytes]:
+    """Which of these keys other tables have of the place."""
     found: set[bytes] = set()
     record_class = place.record_class
     for client in clients:
         with chosen_table(client, keyed) as chosen:
-            for kept in ("live", "vault"):
+            for kept in others:
                 rows = client.query_columns(
                     f"SELECT record_id, {row_hash(record_class)} AS row_hash"
                     f" FROM {names.source(record_class, kept)} WHERE {in_place(place)}"

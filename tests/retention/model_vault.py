@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -192,7 +192,9 @@ class ModelVault:
     ) -> Selection:
         with self._call("select"):
             rows = {e.key: e for source in sources for e in self._rows(place, source)}
-            return self._selection(place, list(rows.values()), holds, salt)
+            found = self._selection(place, list(rows.values()), holds, salt)
+            live = {e.key for e in self._rows(place, "live")} if "live" in sources else set()
+            return replace(found, is_live="live" in sources and _keys(found) <= live)
 
     def count(self, place: Place, store: Source) -> int:
         with self._call("count"):
@@ -239,13 +241,16 @@ class ModelVault:
         self, slot: LateSlot, place: Place, holds: Sequence[Hold], salt: Salt
     ) -> Selection:
         with self._call("select_late"):
-            rows = newest(e for e in self.late.get(slot.place, []) if e.place == place)
-            kept = {e.key for store in (self.live, self.vault) for e in store.get(place, [])}
+            there = self.live.get(place, []) if slot.is_returned else self.late.get(slot.place, [])
+            rows = newest(e for e in there if e.place == place)
+            stores = (self.vault,) if slot.is_returned else (self.live, self.vault)
+            kept = {e.key for store in stores for e in store.get(place, [])}
             return self._selection(place, [e for e in rows if e.key not in kept], holds, salt)
 
     def preserve_late(self, slot: LateSlot, selection: Selection) -> None:
         with self._call("preserve_late", writes=True):
-            late = {each.key: each for each in self.late.get(slot.place, [])}
+            store: Mapping[Any, list[Row]] = self.live if slot.is_returned else self.late
+            late = {each.key: each for each in store.get(slot.place, [])}
             had = self.vault.get(selection.place, [])
             there = {each.key for each in had}
             keys = _keys(selection)
@@ -257,6 +262,10 @@ class ModelVault:
         with self._call("drop_slot"):
             assert approved.store == "late"
             assert approved.place == slot.place
+            if slot.is_returned:
+                self.destroying("drop_slot", approved)
+                self.live.pop(slot.place, None)
+                return
             if not self._is_shut(slot.number):
                 raise PreserveError("open", "the slot may still take rows")
             self.destroying("drop_slot", approved)

@@ -397,3 +397,26 @@ def test_a_clock_that_came_back_needs_nobody(tmp_path: Path, days_off: int) -> N
     teller.at = open_at(teller, "visit", "20270301")
     teller.purge("p2", "visit", "20270301", 10)
     assert teller.rules(tmp_path / "jumped again") == {"clock-jump"}
+
+
+@pytest.mark.parametrize(
+    ("purge", "swept", "rules"),
+    [
+        (True, 9, set()),
+        (True, 8, {"restored"}),
+        (True, None, {"restored"}),
+        (False, 9, {"restored"}),
+    ],
+)
+def test_what_a_restore_brings_back_goes_again(
+    tmp_path: Path, purge: bool, swept: int | None, rules: set[str]
+) -> None:
+    teller = Teller()
+    teller.seen("visit", FIRST)
+    teller.until(open_at(teller))
+    if purge:
+        teller.purge("p1", "visit", FIRST, 100)
+    teller.tell("restore.found", **{"class": "visit"}, partition=FIRST, purge="p1", rows=9)
+    if swept is not None:
+        teller.swept("visit", FIRST, swept, {})
+    assert teller.rules(tmp_path) == rules

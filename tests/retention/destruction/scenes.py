@@ -78,6 +78,7 @@ def service(world: World) -> None:
     """What the scheduler does by itself, once."""
     world.purger.resumer.settle()
     world.observe()
+    world.purger.sweeper.reconcile()
     world.purger.sweeper.run()
     world.run()
     world.purger.certificates.issue()

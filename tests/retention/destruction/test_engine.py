@@ -140,3 +140,23 @@ def test_late_rows_and_later_versions(
     assert world.verify().findings == ()
     world.purger.certificates.issue()
     assert world.findings() == []
+
+
+def test_a_partition_that_a_backup_brings_back_goes_again(world: World, engine: Engine) -> None:
+    """But for the row of somebody whom an order holds that came after the destruction."""
+    rows = Rows(engine)
+    there = [a_visit(n, who) for n, who in enumerate("abcc", 1)]
+    rows.put(*there)
+    world.hold(item("a"))
+    world.observe()
+    world.open_for(0)
+    world.run()
+    world.hold(item("b"))
+    rows.put(*there)  # what ATTACH PARTITION of a backup would do
+    swept = world.purger.sweeper.reconcile()
+    assert (swept.preserved, swept.destroyed) == (1, 3)
+    assert rows.there() == {"visit": 0, "late_visit": 0, "vault_visit": 2}
+    assert world.purger.sweeper.reconcile().slots == 0
+    assert world.verify().findings == ()
+    world.purger.certificates.issue()
+    assert world.findings() == []

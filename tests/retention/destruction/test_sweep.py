@@ -181,3 +181,56 @@ def test_an_engine_that_fails_before_anything_leaves_nothing_behind(world: World
     with pytest.raises(Unavailable):
         world.purger.sweeper.run()
     assert not world.register.notes(SWEEP_KEY)
+
+
+class TestRestore:
+    """A backup brings back a partition that was destroyed."""
+
+    @pytest.fixture
+    def back(self, folder: Path) -> Iterator[World]:
+        """Rows 1 of a, held then and now; 2 of b, held since; 3 of c, whom nobody holds."""
+        world = World(folder / "world")
+        world.store.ingest(visit(1, "a"), visit(2, "b"), visit(3, "c"))
+        world.hold(item("a"))
+        world.observe()
+        world.open_for(0)
+        assert [each.state for each in world.run().outcomes] == ["destroyed"]
+        world.purger.certificates.issue()
+        assert world.hold(item("b")).unavailable
+        world.store.live[DAY] = [visit(1, "a"), visit(2, "b"), visit(3, "c")]
+        yield world
+        world.close()
+
+    def test_what_a_hold_wants_now_is_kept_and_the_rest_goes_again(self, back: World) -> None:
+        assert not back.plan().due
+        swept = back.purger.sweeper.reconcile()
+        assert (swept.slots, swept.preserved, swept.destroyed, swept.kept) == (1, 1, 2, ())
+        assert not back.store.live
+        assert back.there() == {visit(1, "a").key, visit(2, "b").key}
+        found, told = back.leaves("restore.found", "late.swept")
+        assert (found["rows"], found["purge"]) == (3, back.register.purges()[0].id)
+        assert (told["rows_before"], told["preserved"], told["destroyed"]) == (3, 1, 2)
+        assert back.purger.sweeper.reconcile().slots == 0
+        assert back.verify().findings == ()
+        assert back.findings() == []
+
+    def test_nothing_goes_while_the_clock_is_wrong(self, back: World) -> None:
+        back.clock.off_us = 40 * DAY_US
+        assert back.purger.sweeper.reconcile().kept
+        assert len(back.store.live[DAY]) == 3
+        back.clock.off_us = 0
+        assert back.purger.sweeper.reconcile().destroyed == 2
+        assert back.findings() == []
+
+    @pytest.mark.parametrize("method", ["preserve_late", "drop_slot"])
+    @pytest.mark.parametrize("when", ["before", "after"])
+    def test_a_crash_is_carried_on(self, back: World, method: str, when: str) -> None:
+        back.faults.at_name(method, when, 0, crash)
+        with pytest.raises(Crash):
+            back.purger.sweeper.reconcile()
+        assert back.reboot().clear
+        back.purger.sweeper.reconcile()
+        assert back.there() == {visit(1, "a").key, visit(2, "b").key}
+        assert not back.store.live
+        assert back.verify().findings == ()
+        assert back.findings() == []

@@ -352,8 +352,9 @@ class World:
 
     def leaves(self, *kinds: str) -> list[Leaf]:
         """The log's leaves of these kinds, or all."""
-        for index in range(len(self._leaves), self.log.size):  # it only grows
-            self._leaves.append(canonical.decode(self.log.entry(index)))
+        with self.register.audit() as log:  # no thread appends meanwhile
+            for index in range(len(self._leaves), log.size):  # it only grows
+                self._leaves.append(canonical.decode(log.entry(index)))
         return [each for each in self._leaves if not kinds or each["kind"] in kinds]
 
     def kinds(self) -> list[str]:

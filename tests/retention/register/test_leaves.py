@@ -62,6 +62,7 @@ def every() -> list[Leaf]:
         leaves.purge_certificate_final(PURGED, ROOT, 1),
         leaves.purge_failed(replace(PURGE, reason="fingerprint"), Step.INTENT),
         leaves.late_swept(SPAN, 0, 5, 4, PURGE.held),
+        leaves.restore_found(Place("visit", 20260101), PURGE.id, 9),
         leaves.lookup("ann", "dpo", "binding", "+4477", "case 5", 3, sha, sha),
         leaves.lookup("ann", "dpo", "binding", None, "case 5", None, sha, sha),
         leaves.refusal("ann", "dpo", "approve", "H-1", "own-request", sha, sha),
