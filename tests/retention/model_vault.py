@@ -167,6 +167,18 @@ class ModelVault:
             else:
                 self.live.setdefault(each.place, []).append(each)
 
+    def where(self) -> dict[bytes, str]:
+        """Where each row is, by its key; of one that is in several stores the last of them."""
+        stores: dict[str, Mapping[Any, list[Row]]] = {
+            "live": self.live, "vault": self.vault, "late": self.late
+        }  # fmt: skip
+        return {e.key: name for name, s in stores.items() for rows in s.values() for e in rows}
+
+    def bring_back(self, rows: Sequence[Row]) -> None:
+        """What a restored backup of a live partition does."""
+        for each in rows:
+            self.live.setdefault(each.place, []).append(each)
+
     def everything(self) -> Iterator[Row]:
         """All rows of all stores."""
         for store in (self.live, self.vault, self.late):

@@ -8,7 +8,9 @@ or told which purges came before it; 8 a run does what its plan said; 9 a wrong 
 nothing; 10 what a restore brings back goes again, but for what a hold wants now. At the end an
 outsider finds nothing wrong in the log.
 
-TALLYHOLD_MACHINE_STEPS=1000000 runs about so many rule steps instead of the usual ten thousand.
+The same machine runs over the model of the store and, for fewer steps, over both real engines.
+TALLYHOLD_MACHINE_STEPS=1000000 and TALLYHOLD_ENGINE_MACHINE_STEPS=10000 run about so
+many rule steps instead of the usual ten thousand, and 150 an engine.
 """
 
 from __future__ import annotations
@@ -48,13 +50,23 @@ from retention.model import (
     Step,
 )
 from retention.policy.partitions import after, span
+from retention.vault import late
 from tests.retention.destruction.conftest import MEMORY
+from tests.retention.destruction.engine_store import EngineStore
 from tests.retention.destruction.scenes import service, tried
 from tests.retention.destruction.world import HOUR, World, crash, policy
-from tests.retention.model_vault import Row, newest, row
+from tests.retention.model_vault import ModelVault, Row, newest, row
+from tests.retention.vault.conftest import bundled_engine, debian_server
+from tests.retention.vault.conftest import world as engine
+from tests.retention.vault.world import World as Engine
+from tests.retention.vault.world import eventually
+
+__all__ = ["bundled_engine", "debian_server", "engine"]
 
 STEPS_EACH = 50
 STEPS = int(os.environ.get("TALLYHOLD_MACHINE_STEPS", "10000"))
+ENGINE_STEPS = int(os.environ.get("TALLYHOLD_ENGINE_MACHINE_STEPS", "150"))
+"""On each real engine, where a step takes a hundred times as long."""
 DAYS = 30
 OFTEN_US = 18 * DAY_US
 """The service does its work at least so often, as the law of the log (31 days) asks for."""
@@ -144,12 +156,16 @@ class Machine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.folder = Path(tempfile.mkdtemp(dir=MEMORY if MEMORY.is_dir() else None))
-        self.world = World(self.folder / "w", policy(DAYS))
+        self.world = World(self.folder / "w", policy(DAYS), store=self.store())
         self.oracle = Oracle()
         self.number = 0
         self.present = dict[bytes, str]()
         self.served_us = 0
         self.jumps = 0
+
+    def store(self) -> ModelVault | EngineStore | None:
+        """The store, if not a new model."""
+        return None
 
     @initialize(
         days=st.lists(st.integers(0, 25), min_size=3, max_size=8),
@@ -339,9 +355,7 @@ class Machine(RuleBasedStateMachine):
         assert world.context.guard.check().trusted or world.context.guard.confirm("0" * 64).trusted
 
     def _where(self) -> dict[bytes, str]:
-        store = self.world.store
-        stores = {"live": store.live, "vault": store.vault, "late": store.late}
-        return {e.key: name for name, s in stores.items() for rows in s.values() for e in rows}  # type: ignore[attr-defined]
+        return self.world.store.where()
 
     @healthy
     @rule()
@@ -378,13 +392,12 @@ class Machine(RuleBasedStateMachine):
         """Invariant 10: a backup brings a destroyed partition back, with all that was in it."""
         world = self.world
         assert world.purger.resumer.settle().clear
-        store = world.store
-        places = sorted(place for place in self._dropped() if place not in store.live)
+        places = sorted(self._dropped() - {each.place for each in world.store.partitions()})
         if not places:
             return
         place = data.draw(st.sampled_from(places))
         back = [each for each in self.oracle.rows.values() if each.place == place]
-        store.live[place] = back
+        world.store.bring_back(back)
         there = self._where()
         self.present |= {each.key: there[each.key] for each in back}
 
@@ -444,7 +457,11 @@ class Machine(RuleBasedStateMachine):
             if now_us >= until(each.place) + OPEN_US and not self.oracle.wanted(each):
                 assert key not in there, "a row that nobody holds is still there"
         self.replayed()
-        purges = world.register.purges()
+        self.certified()
+
+    def certified(self) -> None:
+        """Every purge has come to its end."""
+        purges = self.world.register.purges()
         assert all(each.step in (Step.FINAL, Step.FAILED) for each in purges)
 
     def replayed(self) -> None:
@@ -482,19 +499,47 @@ class Machine(RuleBasedStateMachine):
             del self.present[key]
 
 
-@pytest.mark.timeout(0 if STEPS > 10_000 else 600)
-def test_anything_in_any_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "fsync", lambda handle: None)
+def walk(machine: type[Machine], steps: int) -> None:
+    """Take about so many steps, in walks of STEPS_EACH at most."""
     run_state_machine_as_test(
-        Machine,
+        machine,
         settings=settings(
-            max_examples=max(1, STEPS // STEPS_EACH),
-            stateful_step_count=STEPS_EACH,
+            max_examples=max(1, steps // STEPS_EACH),
+            stateful_step_count=min(steps, STEPS_EACH),
             # The same walks at every landing; long runs take new ones each time.
-            derandomize=STEPS <= 10_000,
+            derandomize=steps <= 10_000,
             database=None,
             deadline=None,
             report_multiple_bugs=False,
             suppress_health_check=list(HealthCheck),
         ),
     )
+
+
+@pytest.mark.timeout(0 if STEPS > 10_000 else 900)
+def test_anything_in_any_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "fsync", lambda handle: None)
+    walk(Machine, STEPS)
+
+
+@pytest.mark.engine
+@pytest.mark.timeout(0 if ENGINE_STEPS > 200 else 900)
+def test_anything_in_any_order_on_a_real_engine(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same machine over both engines. Late slots are whole at once there: the engine's clock
+    is the real one, and nobody waits twenty minutes."""
+    monkeypatch.setattr(os, "fsync", lambda handle: None)
+    monkeypatch.setattr(late, "SETTLE_S", -1800)
+
+    class OnEngine(Machine):
+        def store(self) -> EngineStore:
+            engine.clear()
+            return EngineStore(engine)
+
+        def certified(self) -> None:
+            """Parts leave the disk seconds after their drop, so that is waited for."""
+            eventually(lambda: not self.world.purger.certificates.issue().waiting, 120)
+            super().certified()
+
+    walk(OnEngine, ENGINE_STEPS)

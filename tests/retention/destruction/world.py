@@ -149,16 +149,18 @@ class World:
         rules: Policy | None = None,
         like: World | None = None,
         vault: Vault | None = None,
+        store: Any = None,
     ) -> None:
         """A new world at START; or one `like` another that is closed, in a folder of its own.
 
-        vault: a real store in the model's place; then there are no faults of the store.
+        vault: a real store in the model's place; then there are no faults of the store. store: one
+        that has faults as the model has (`engine_store.py`).
         """
         self.folder = folder
         self.rules: Policy = rules or (like.rules if like else policy())
         self.clock: Clock = Clock(like.clock.true_us if like else START)
         self.faults = Faults()
-        self.store = ModelVault(self.clock.seconds)
+        self.store: ModelVault = store or ModelVault(self.clock.seconds)
         self.store.fault = self.faults.point
         self.store.destroying = self._destroying
         self.destroyed = list[tuple[str, Approved]]()
