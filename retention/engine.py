@@ -81,8 +81,7 @@ class Engine:
             for shard in self._clients:
                 self._any(shard)
             if not self._is_prepared:
-                self.vault.prepare()
-                self._is_prepared = True
+                self._is_prepared = self.vault.prepare()
                 self._told = ""
             self._compare()
         except (StoreError, SchemaError, OSError) as error:

@@ -53,9 +53,9 @@ class EngineVault:
         self._vault_bounds = Bounds(self._shards, self._names, "vault")
         self._physical = Physical(self._shards, self._names, outside or Outside(), now)
 
-    def prepare(self) -> None:
-        for shard in self._shards:
-            tables.prepare(shard, self._names)
+    def prepare(self) -> bool:
+        reached = [tables.prepare(shard, self._names) for shard in self._shards]
+        return all(reached)
 
     def partitions(self) -> list[Partition]:
         return self._live_bounds.partitions()

@@ -117,8 +117,11 @@ class Vault(Protocol):
     `select` to `drop`.
     """
 
-    def prepare(self) -> None:
-        """Make the vault's tables, idempotent, and check them; raises SchemaError on drift."""
+    def prepare(self) -> bool:
+        """Make the vault's tables, idempotent, and check them; raises SchemaError on drift.
+
+        Gives whether every server answered; on others it has to be done when they are back.
+        """
 
     def partitions(self) -> list[Partition]:
         """Live partitions of personal classes that have rows, by class and number."""

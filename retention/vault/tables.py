@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias
 
+from aggregator.store.client import Client, Unavailable
 from aggregator.store.migrate import statements
 from aggregator.store.schema import DATABASE, RECORD_TABLES, SchemaError, Table
 from retention.holds.columns import SPANS
@@ -134,26 +135,41 @@ def _date(day: int) -> str:
     return (_EPOCH + dt.timedelta(days=min(max(day, 0), 49_672))).isoformat()
 
 
-def prepare(shard: Shard, names: Names) -> None:
-    """Make what is missing on every replica of a shard and check all; raises SchemaError on drift.
+def prepare(shard: Shard, names: Names) -> bool:
+    """Make what is missing on each replica of a shard and check it; raises SchemaError on drift.
 
-    Replicas are asked one by one and need no ON CLUSTER: a shard with one down is not prepared.
+    Replicas are asked one by one and need no ON CLUSTER. Gives whether all answered: one that is
+    down has to be prepared when it is back. Raises Unavailable where none answers.
     """
+    down: Unavailable | None = None
+    reached = 0
     for client in shard.replicas:
-        client.outside(f"CREATE DATABASE IF NOT EXISTS {names.vault}")
-        live = _described(client, names.live)
-        missing = [name for name in PERSONAL if name not in live]
-        if missing:
-            raise SchemaError(
-                f"database {names.live} has no table {', '.join(missing)}: run"
-                " `tallyhold aggregator migrate` before the retention service"
-            )
-        version = client.capabilities().version
-        for record_class in PERSONAL:
-            for kept in ("vault", "staging"):
-                for statement in _statements(names, record_class, kept, live, version):
-                    client.execute(statement)
-        _check(client, names, live)
+        try:
+            _prepare(client, names)
+        except Unavailable as error:
+            down = error
+        else:
+            reached += 1
+    if down is not None and not reached:
+        raise down
+    return down is None
+
+
+def _prepare(client: Client, names: Names) -> None:
+    client.outside(f"CREATE DATABASE IF NOT EXISTS {names.vault}")
+    live = _described(client, names.live)
+    missing = [name for name in PERSONAL if name not in live]
+    if missing:
+        raise SchemaError(
+            f"database {names.live} has no table {', '.join(missing)}: run"
+            " `tallyhold aggregator migrate` before the retention service"
+        )
+    version = client.capabilities().version
+    for record_class in PERSONAL:
+        for kept in ("vault", "staging"):
+            for statement in _statements(names, record_class, kept, live, version):
+                client.execute(statement)
+    _check(client, names, live)
 
 
 def _statements(

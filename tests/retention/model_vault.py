@@ -187,9 +187,9 @@ class ModelVault:
 
     # The protocol.
 
-    def prepare(self) -> None:
+    def prepare(self) -> bool:
         with self._call("prepare"):
-            pass
+            return True
 
     def partitions(self) -> list[Partition]:
         with self._call("partitions"):

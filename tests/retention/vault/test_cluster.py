@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import secrets
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +19,7 @@ from retention.config import Engine as Servers
 from retention.destruction.evidence import Verifier
 from retention.destruction.purge import Purger
 from retention.engine import Engine, SharedVault
-from retention.model import DAY_US, Purge, Step
+from retention.model import DAY_US, Hold, Purge, Step
 from retention.vault import late
 from retention.vault.engine import EngineVault
 from retention.vault.tables import PERSONAL, Names, in_place, names_of
@@ -124,6 +126,38 @@ class ClusterAppliance(Appliance):
     def open_noon(self) -> None:
         self.observe()
         self.open_for((NOON - START) / DAY_US)
+
+    def killed(self, at: str, hold: Hold) -> None:
+        """A child that is the service and kills itself at one point; then we are the service."""
+        super().close()
+        self.engine.close()
+        child = os.fork()
+        if child == 0:
+            try:
+                self.boot()
+                self._killing(at, hold)
+            finally:
+                os._exit(1)  # it should not come to this
+        _, status = os.waitpid(child, 0)
+        assert os.WTERMSIG(status) == signal.SIGKILL, at
+        self.boot()
+
+    def _killing(self, at: str, hold: Hold) -> None:
+        method, when = at.split()
+        thing: Any = self.register if method == "submit" else self.engine.vault
+        name = "write" if method == "submit" else method
+        inner = getattr(thing, name)
+
+        def dies(*given: Any, **named: Any) -> None:
+            if when == "after":
+                inner(*given, **named)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        setattr(thing, name, dies)
+        if method == "submit":
+            self.submit(*hold.scope)
+        else:
+            self.run()
 
     def of(self, record_class: str) -> Purge:
         (purge,) = (
@@ -274,6 +308,47 @@ def test_a_purge_goes_on_without_a_replica_and_its_certificate_waits(
     eventually(lambda: site.prints("visit", "vault") == [[each, each] for each in expected])
     assert site.prints("visit", "live") == [[(0, 0, 0)] * 2] * 2
     assert appliance.run().outcomes == ()
+    assert appliance.verify().findings == ()
+    assert appliance.findings() == []
+
+
+@pytest.mark.parametrize(
+    "at", ["submit before", "submit after", "preserve after", "drop before", "drop after"]
+)
+def test_a_service_that_is_killed_while_a_replica_is_dead(
+    site: Site, appliance: ClusterAppliance, at: str
+) -> None:
+    """SIGKILL at placement, or between what is preserved and its drop; it comes back before the
+    replica does, and then the replica."""
+    kept, lost = secrets.token_urlsafe(24), secrets.token_urlsafe(24)
+    for number in SHARDS:
+        rows = [held_row("visit", kept) for _ in range(number)]
+        site.put(number, "visit", [*rows, *(held_row("visit", lost) for _ in range(3 * number))])
+    expected = _held_once(site, "visit", kept)
+    if not at.startswith("submit"):
+        appliance.hold(*hold_on(kept).scope)
+    appliance.open_noon()
+    dead = next(n for n, c in enumerate(site.clients[1]) if not _leads(c, "tallyhold.visit"))
+    node = site.cluster.shard(2)[dead]
+    node.kill()
+    try:
+        appliance.killed(at, hold_on(kept))
+        assert appliance.engine.refresh()  # without that replica, which is prepared when it is back
+        assert appliance.purger.resumer.start().clear
+        if at == "submit before":
+            assert appliance.register.holds() == []
+            appliance.submit(*hold_on(kept).scope)
+        elif at == "submit after":
+            assert [each.protects for each in appliance.register.holds()] == [True]
+        appliance.run()
+        purge = appliance.of("visit")
+        assert (purge.preserved, purge.destroyed) == (3, 9)
+    finally:
+        node.restart()
+    _until_final(appliance, ("visit",))
+    assert site.nodes_with(lost) == set()
+    eventually(lambda: site.prints("visit", "vault") == [[each, each] for each in expected])
+    assert site.prints("visit", "live") == [[(0, 0, 0)] * 2] * 2
     assert appliance.verify().findings == ()
     assert appliance.findings() == []
 
