@@ -7,6 +7,7 @@ back. A file that a crash left without its leaf is told of as it is: what it say
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -45,12 +46,18 @@ class Certificates:
 
     def __init__(self, context: Context) -> None:
         self._context = context
+        self._lock = threading.RLock()
+        """One thread at a time issues: two would both find a purge without its certificate."""
 
     def issue(self) -> Issued:
         """Pending certificates for what was dropped, final ones for what is gone from every disk.
 
         Raises RegisterError and OSError; a purge that the engine cannot tell of waits.
         """
+        with self._lock:
+            return self._issue()
+
+    def _issue(self) -> Issued:
         register = self._context.register
         pending, final, waiting = self.pend(), list[str](), list[str]()
         for purge in register.purges(step=Step.PENDING):
@@ -67,10 +74,11 @@ class Certificates:
     def pend(self) -> tuple[str, ...]:
         """Pending certificates alone, which a run issues at once."""
         issued = list[str]()
-        for purge in self._context.register.purges(step=Step.DROPPED):
-            residue = self._residue(purge)
-            self._certify(replace(purge, waiting=residue.waiting), PENDING, residue)
-            issued.append(purge.id)
+        with self._lock:
+            for purge in self._context.register.purges(step=Step.DROPPED):
+                residue = self._residue(purge)
+                self._certify(replace(purge, waiting=residue.waiting), PENDING, residue)
+                issued.append(purge.id)
         return tuple(issued)
 
     def read(self, purge: str) -> bytes | None:
