@@ -39,6 +39,7 @@ COLLECTOR: Final = "edge-1"
 UPLINK_PORT: Final = 9443
 METRICS_PORT: Final = 9464
 START_TIMEOUT_S: Final = 90.0
+COMMAND: Final = (sys.executable, "-m", "tallyhold")
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +172,7 @@ listen = "127.0.0.1:{METRICS_PORT}"
         with self.config.with_name("retention.toml").open("a") as file:
             budget = round(self.epsilon * 1e6)
             file.write(f"\n[safeguard]\nbudget_micro = {budget}\nday_s = {clock.day_s}\n")
+            file.write("every_s = 0.5\n")
 
     def start_aggregator(self) -> None:
         """Start the appliance and wait until it is ready."""
@@ -192,12 +194,15 @@ listen = "127.0.0.1:{METRICS_PORT}"
         if self.aggregator is not None:
             end(self.aggregator, 30.0)
 
-    def start_collector(self) -> None:
-        """Start the collector on the edge router and wait until it meters."""
+    def start_collector(self, program: Sequence[str] = COMMAND[1:]) -> None:
+        """Start the collector on the edge router and wait until it meters.
+
+        program: what Python runs; a test may plant faults in it.
+        """
         path = self.folder / "collector.log"
         with path.open("a") as log:
             self.collector = self.lab.edge_popen(
-                [*COMMAND, "collector", "run", "--config", str(self.collector_config)],
+                [COMMAND[0], *program, "collector", "run", "--config", str(self.collector_config)],
                 stdout=log,
                 stderr=log,
                 cwd=ROOT,
@@ -308,8 +313,6 @@ listen = "127.0.0.1:{METRICS_PORT}"
                 raise LabError(f"{log.name} after a failed start:\n{tail}")
             time.sleep(0.1)
 
-
-COMMAND: Final = (sys.executable, "-m", "tallyhold")
 
 _LOSSES: Final = """
 SELECT DISTINCT collector, stage, reason, start_us, end_us, amount, unit, classes, scope

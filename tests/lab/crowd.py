@@ -196,6 +196,10 @@ class Crowd:
                 return found
         raise LabError("the machine is too slow for the crowd's look-ups")
 
+    def run(self, argv: Sequence[str]) -> str:
+        """Run a program on the crowd's line; what it printed."""
+        return self._home.run(*argv)
+
     def _route(self) -> None:
         """Every address is the namespace's own (a local route of the prefix), without any of them
         being on an interface."""

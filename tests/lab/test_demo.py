@@ -114,6 +114,9 @@ def test_a_short_day_is_billed_to_the_byte(tmp_path: Path) -> None:
     guard = report["safeguard"]
     assert guard["ok"] and guard["traces"] == [] and guard["households"] > 100
     assert len(guard["cells"]) == 3 * 4 + 4 + 2 and guard["epsilon"] == 1.0
+    proof = report["proof"]
+    assert proof["verified"] and proof["failed"] == [] and {"memory", "wire"} <= {*proof["passed"]}
+    assert (tmp_path / "safeguard-report.json").exists()
     looked_up = report["lookups"]
     assert looked_up["wrong"] == [] and looked_up["grades"]["CERTAIN"] >= 10
     retention = report["retention"]

@@ -1,0 +1,93 @@
+"""SafeGuard proved on a running router: canaries leave nothing, and a leaky router is found."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from safeguard.names import CHECKS
+from tests.lab import safeguard_report as proving
+from tests.lab.appliance import Appliance
+from tests.lab.crowd import Clock, Crowd
+from tests.lab.lab import Lab
+from tests.lab.retention import Office
+from tests.ports import free_port
+
+pytestmark = [pytest.mark.lab, pytest.mark.engine, pytest.mark.timeout(400)]
+CLOCK: Final = Clock(hour_s=4, hours=2)
+LEAKY: Final = ("-m", "tests.lab.leaky")
+WINDOW_S: Final = 2
+
+
+@dataclass(frozen=True)
+class Proved:
+    """A lab whose canaries were looked up on a counted day, all of it over; and its proof."""
+
+    appliance: Appliance
+    crowd: Crowd
+    office: Office
+    canaries: Path
+    end_us: int
+    checks: dict[str, dict[str, Any]]
+    folder: Path
+
+
+@pytest.fixture(scope="module")
+def proved(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proved]:
+    folder = tmp_path_factory.mktemp("prove")
+    with (
+        Lab(folder / "lab", subscribers=1) as lab,
+        Crowd(lab.network, CLOCK, households=60) as crowd,
+        Appliance(folder, lab, WINDOW_S, clock=CLOCK) as appliance,
+        proving.kept(folder / "spool", folder / "wire") as wire,
+    ):
+        canaries = folder / "canaries.json"
+        # The day in which the collector began is silent.
+        time.sleep(max(proving.next_day(CLOCK.day_s) - time.time(), 0) + 0.5)
+        proving.look_up_canaries(crowd, canaries)
+        over = proving.next_day(CLOCK.day_s)
+        crowd.play_day()  # other traffic, on the day after
+        end_us = int(over * 1e6)
+        proving.wait_for_day(appliance, end_us, CLOCK)
+        office = Office(appliance, free_port())
+        office.start()
+        try:
+            checks = proving.prove(appliance, folder, canaries, end_us, wire=[wire], log=office.log)
+            yield Proved(appliance, crowd, office, canaries, end_us, checks, folder)
+        finally:
+            office.stop()
+
+
+def test_every_check_passes_on_the_running_router(proved: Proved) -> None:
+    found = {name: each for name, each in proved.checks.items() if each["outcome"] != "passed"}
+    assert found == {}
+    assert proved.checks.keys() == CHECKS.keys()
+    assert len(list((proved.folder / "wire").iterdir())) > 3
+    assert len(json.loads(proved.canaries.read_text())["names"]) == 2 * proving.COUNT
+
+
+def test_the_days_are_reported_and_the_log_agrees(proved: Proved) -> None:
+    verdict = proving.report(proved.appliance, proved.folder, proved.end_us, proved.office.log)
+    assert verdict["good"], verdict
+    page = (proved.folder / "safeguard-report.html").read_text()
+    assert "<svg" in page
+
+
+def test_a_router_that_leaks_is_found_check_by_check(proved: Proved) -> None:
+    """After the others: it replaces the router's collector."""
+    appliance = proved.appliance
+    appliance.stop_collector()
+    appliance.start_collector(LEAKY)
+    canaries = proved.folder / "leaked.json"
+    proving.look_up_canaries(proved.crowd, canaries)
+    # Until a window has closed, so that the state is written.
+    time.sleep(2 * WINDOW_S + 1)
+    only = ("metrics", "logs", "spool", "memory")
+    checks = proving.prove(appliance, proved.folder, canaries, proved.end_us, only=only)
+    assert {name: each["outcome"] for name, each in checks.items()} == dict.fromkeys(only, "failed")
