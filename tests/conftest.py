@@ -22,6 +22,7 @@ LONGEST: Final = (
     "lab/test_lab.py",
     "lab/test_demo.py",
     "deploy",
+    "lab/test_prove.py",
     "retention/vault/test_cluster.py",
 )
 
