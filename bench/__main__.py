@@ -25,7 +25,7 @@ BENCHES: Final[dict[str, tuple[str, ...]]] = {
     "memory": (),
     "insert": (),
     "laplace": (),
-    "lookup": ("--rows", "500000"),
+    "lookup": ("--rows", "1000000", "--questions", "100"),
     "radius": (),
     "safeguard_dns": (),
     "purge": ("--once",),
