@@ -258,6 +258,10 @@ def test_without_an_engine_what_needs_it_says_so(service: Running) -> None:
         "the run",
         lambda: service.ask("operations", "GET", f"/v1/purge/run/{name}")[1]["state"] == "failed",
     )
+    status, answer = service.ask("operations", "POST", "/v1/purge/reconcile", {})
+    assert (status, answer["error"]) == (409, "not-ready")
+    assert "engine is down" in answer["message"]
+    assert service.ask("auditor", "POST", "/v1/purge/reconcile", {})[0] == 403
     _, health = service.ask("billing", "GET", "/v1/health")
     assert (health["state"], health["engine"], health["ready"]) == ("degraded", "down", False)
     assert health["you"] == USERS["billing"]

@@ -555,3 +555,15 @@ def test_check_config(tmp_path: Path) -> None:
     assert done.exit_code == 2
     assert "2 problem(s)" in done.stderr
     assert run("retention", "serve", "--config", file).exit_code == 2
+
+
+def test_reconcile(fake: Fake) -> None:
+    swept = {"partitions": 2, "preserved": 1, "destroyed": 7, "kept": []}
+    fake.answers["POST /v1/purge/reconcile"] = (200, swept)
+    assert json.loads(run("retention", "reconcile", "--json").stdout) == swept
+    assert "7" in run("retention", "reconcile").stdout
+    refused = {"error": "not-ready", "message": "nothing was swept: the storage engine is down"}
+    fake.answers["POST /v1/purge/reconcile"] = (409, refused)
+    done = run("retention", "reconcile")
+    assert done.exit_code == asking.REFUSED
+    assert "engine is down" in done.stderr
