@@ -1,4 +1,5 @@
-"""The kernel's counters of subscribers: kept in place, read whole, and read at binding changes.
+"""The kernel's counters of subscribers: kept in place, made where a binding opens, read whole, and
+read at binding changes.
 
 Losses are told where the kernel stopped counting; a reading that fails loses nothing, because the
 next one has what it would have had.
@@ -7,12 +8,15 @@ next one has what it would have had.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from collector.capture.nft import Installed, NftConfig, install
+from collector.capture.nft_elements import make_elements, metered_prefixes, of_small_prefixes
 from collector.capture.nftsets import NftUnavailable, SetReader, TableMissing
 from collector.track.journal_events import JournalEvent, split_event, split_prefix_events
+from collector.track.ranges import Ranges
+from collector.track.session_state import Prefix
 from collector.track.sessions import BindingChange
 from collector.track.volume import Reading, Sample, Volume
 from collector.wire.addr import MAPPED
@@ -29,6 +33,8 @@ class Counters:
 
     def __init__(self, config: NftConfig, now: Callable[[], int], replace: bool = False) -> None:
         self._config, self._now, self._replace = config, now, replace
+        self._held: Callable[[], Iterable[Prefix]] = tuple
+        self._inside = Ranges(metered_prefixes(config))
         self._sets = SetReader(config.ipv6_prefix_len, now)
         self._checked_ns = 0
         self._trouble = ""
@@ -36,17 +42,20 @@ class Counters:
         self.counts: dict[str, int] = {"seen": 0, "ignored": 0}
         """Bytes of access traffic outside the prefixes in this run, all of them ignored by rule."""
 
-    def start(self, volume: Volume, restart: bool) -> None:
+    def start(self, volume: Volume, restart: bool, held: Callable[[], Iterable[Prefix]]) -> None:
         """Bring the table in, or find it, and read it once; `restart`: `volume` was restored.
 
-        Raises NftUnavailable.
+        `held` gives the prefixes that bindings hold now, as counters are keyed: a new table has
+        theirs from the start. Raises NftUnavailable.
         """
+        self._held = held
         installed = install(self._config, self._now, self._replace)
         self._checked_ns = installed.ts_ns
         if installed.final is not None:
             volume.observe(installed.final, restart=restart)
         if installed.action in ("created", "replaced"):
             volume.begin(installed.generation, installed.ts_ns)
+        self._make([*self._small(), *self._held()])
         volume.observe(self._count_outside(self._sets.read_sets()), restart=restart)
         log.info("table inet tally: %s", installed.action)
 
@@ -83,9 +92,11 @@ class Counters:
     def events(self, changes: Sequence[BindingChange]) -> tuple[list[JournalEvent], list[Loss]]:
         """Counters of the addresses whose bindings changed, read now, each once.
 
+        Those of bindings that open are made first, so that no packet of theirs finds none.
         A counter that cannot be read is a loss of exactness: the bytes on both sides of the change
         come in one row.
         """
+        self._make((each.address, each.prefix_len) for each in changes if each.kind == "open")
         events: list[JournalEvent] = []
         wanted = dict.fromkeys((each.address, each.prefix_len) for each in changes)
         unread = 0
@@ -113,6 +124,25 @@ class Counters:
         now = self._now()
         return events, [Loss(now, now + 1, "volume", "unsplit", unread, "events", ("usage",))]
 
+    def _small(self) -> list[Prefix]:
+        return [(key, self._metered(key)) for key in of_small_prefixes(self._config)]
+
+    def _make(self, prefixes: Iterable[Prefix]) -> None:
+        """Elements ahead of packets; wider bindings than are metered have too many to make.
+
+        Where it fails nothing is lost yet: the packet path makes what it can and tells the rest.
+        """
+        keys = [
+            address
+            for address, prefix_len in prefixes
+            if prefix_len == self._metered(address) and address in self._inside
+        ]
+        try:
+            if keys:
+                make_elements(keys)
+        except NftUnavailable as error:
+            self._complain("counters could not be made ahead", error)
+
     def _count_outside(self, reading: Reading) -> Reading:
         """Counts what grew since the last reading; what is older than this run was told before."""
         total = reading.outside_bytes
@@ -131,6 +161,7 @@ class Counters:
         if installed.action == "created":
             log.error("table inet tally was removed by somebody, and is installed again")
             volume.begin(installed.generation, installed.ts_ns)  # tells the loss itself
+            self._make([*self._small(), *self._held()])
             return []
         log.error("the rules of table inet tally were changed by somebody, and are mended")
         return [_loss(since_ns, self._checked_ns, "rules-changed")]

@@ -227,7 +227,7 @@ class Collector:
         self.trackers = self._new_trackers()
         found = resume(self.journal, self.spool.last_sequence, self.trackers, self.window, now)
         volume = self.trackers.volume
-        self.counters.start(volume, restart=found.is_restart)
+        self.counters.start(volume, found.is_restart, self.trackers.sessions.held)
         if found.since_ns and not found.is_anchored:
             # What the counters had at the state that is gone is not known, nor so what was lost.
             found.losses += [

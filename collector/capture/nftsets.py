@@ -87,7 +87,7 @@ def set_sizes(link: NftLink) -> dict[str, int]:
     sizes = {}
     for name in SETS:
         try:
-            sizes[name] = _set(link, name)[2]
+            sizes[name] = describe_set(link, name)[2]
         except TableMissing:
             continue
     return sizes
@@ -150,7 +150,7 @@ class SetReader:
         """
         keys, counters = np.empty((0, 2), np.uint64), np.empty((0, 2), np.uint64)
         for _ in range(_ATTEMPTS):
-            dump = link.dump(_GETSETELEM, _set_body(name))
+            dump = link.dump(_GETSETELEM, set_body(name))
             more = decode(dump, name)
             keys, counters = unique(
                 np.concatenate([keys, more[0]]), np.concatenate([counters, more[1]])
@@ -184,7 +184,7 @@ class SetReader:
         """The generation, and (elements, size) of each set."""
         handles, sizes = [], {}
         for name in SETS:
-            handle, elements, size = _set(link, name)
+            handle, elements, size = describe_set(link, name)
             handles.append(str(handle))
             sizes[name] = (elements, size)
         return f"{self._head(link)}/{'.'.join(handles)}", sizes
@@ -212,7 +212,7 @@ class SetReader:
     def _element(self, link: NftLink, name: str, key: bytes) -> tuple[int, int]:
         value = attribute(1, attribute(1, attribute(1, key)))
         try:
-            payload = link.get(_GETSETELEM, _set_body(name) + attribute(3, value))
+            payload = link.get(_GETSETELEM, set_body(name) + attribute(3, value))
         except TableMissing:
             return 0, 0  # ENOENT: no such element; the table was there a moment ago
         return decode_one(payload, len(key))
@@ -288,12 +288,12 @@ def explain(error: OSError) -> NftUnavailable:
     return NftUnavailable(error.errno or errno.EIO, f"nftables cannot be read: {error.strerror}")
 
 
-def _set_body(name: str) -> bytes:
+def set_body(name: str) -> bytes:
     return table_body() + attribute(2, name.encode() + b"\x00")
 
 
-def _set(link: NftLink, name: str) -> tuple[int, int, int]:
+def describe_set(link: NftLink, name: str) -> tuple[int, int, int]:
     """Handle, elements (NFTA_SET_COUNT, 0 before Linux 6.16) and size of a set."""
-    found = attributes(link.get(_GETSET, _set_body(name))[4:])
+    found = attributes(link.get(_GETSET, set_body(name))[4:])
     size = integer(attributes(found.get(9, b"")).get(1))
     return integer(found.get(16)), integer(found.get(20)), size

@@ -24,10 +24,14 @@ from typing import Final, Self
 NETLINK_ROUTE: Final = 0
 NETLINK_NETFILTER: Final = 12
 NLM_F_REQUEST: Final = 0x1
+_NLM_F_ACK: Final = 0x4
+_NLM_F_CREATE: Final = 0x400
 NLM_F_DUMP_INTR: Final = 0x10
 NLM_F_DUMP: Final = 0x300
 _NLMSG_ERROR: Final = 2
 _NLMSG_DONE: Final = 3
+_BATCH_BEGIN, _BATCH_END = 16, 17
+"""NFNL_MSG_BATCH_BEGIN and _END (linux/netfilter/nfnetlink.h)."""
 _ATTRIBUTE_TYPE: Final = 0x3FFF
 """The two top bits of an attribute's type say nested and network byte order."""
 _SO_NETNS_COOKIE: Final = 71
@@ -114,6 +118,23 @@ class Netlink:
         """The payload of the one message that answers a request without NLM_F_DUMP."""
         return self._collect(self._send(message_type, NLM_F_REQUEST, body), False).payloads[0]
 
+    def transact(self, subsystem: int, message_type: int, body: bytes) -> None:
+        """Create what the one message says in a transaction of an nfnetlink subsystem.
+
+        What exists stays as it is. Returns when the kernel has committed.
+        """
+        assert self._socket is not None, "use as a context manager"
+        self._sequence += 1
+        # One number for all three: a refusal of the whole names the first message.
+        edge = bytes((0, 0)) + subsystem.to_bytes(2, "big")
+        create = NLM_F_REQUEST | _NLM_F_CREATE | _NLM_F_ACK
+        self._socket.send(
+            self._message(_BATCH_BEGIN, NLM_F_REQUEST, edge)
+            + self._message(message_type, create, body)
+            + self._message(_BATCH_END, NLM_F_REQUEST, edge)
+        )
+        self._collect(self._sequence, False)
+
     def namespace(self) -> int:
         """Cookie of the socket's network namespace, unique within a boot (Linux 5.14).
 
@@ -129,9 +150,12 @@ class Netlink:
     def _send(self, message_type: int, flags: int, body: bytes) -> int:
         assert self._socket is not None, "use as a context manager"
         self._sequence += 1
-        header = _HEADER.pack(16 + len(body), message_type, flags, self._sequence, 0)
-        self._socket.send(header + body)
+        self._socket.send(self._message(message_type, flags, body))
         return self._sequence
+
+    def _message(self, message_type: int, flags: int, body: bytes) -> bytes:
+        header = _HEADER.pack(16 + len(body), message_type, flags, self._sequence, 0)
+        return header + body + b"\x00" * (-len(body) % 4)
 
     def _collect(self, sequence: int, until_done: bool) -> Answer:
         assert self._socket is not None
@@ -151,6 +175,8 @@ class Netlink:
                     return Answer(tuple(payloads), interrupted)
                 if kind == _NLMSG_ERROR:
                     _raise_for(payload)
+                    if not until_done:  # an acknowledgement, which only `transact` asks for
+                        return Answer((), False)
                     continue
                 payloads.append(payload)
             if payloads and not until_done:

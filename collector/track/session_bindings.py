@@ -147,13 +147,18 @@ class BindingTable:
         session.write_binding(self._out, binding, 0, at)
         self._changed(binding, binding.from_ns, "open")
 
+    def held(self) -> list[Prefix]:
+        """What is held now, as counters are keyed."""
+        return [self._keyed(*prefix) for prefix in self._holders]
+
     def _changed(self, binding: Binding, ts_ns: int, kind: str) -> None:
+        self._changes.append(BindingChange(ts_ns, *self._keyed(*binding.prefix), kind))
+
+    def _keyed(self, address: bytes, prefix_len: int) -> Prefix:
         """As counters are keyed: a single IPv6 address counts under its delegated prefix."""
-        length = binding.prefix_len
-        if binding.address[:12] != MAPPED:
-            length = min(length, self._ipv6_prefix_len)
-        base = network(binding.address, length)
-        self._changes.append(BindingChange(ts_ns, base, length, kind))
+        if address[:12] != MAPPED:
+            prefix_len = min(prefix_len, self._ipv6_prefix_len)
+        return network(address, prefix_len), prefix_len
 
     def snapshot(self) -> list[object]:
         """JSON-able memory of free prefixes; holders are in the sessions."""

@@ -25,6 +25,7 @@ from collector.track.session_grants import Grants
 from collector.track.session_nas import nas_name
 from collector.track.session_requests import Requests
 from collector.track.session_rules import SessionRules
+from collector.track.session_state import Prefix
 from collector.track.session_table import Known, SessionTable
 from collector.track.versions import Columns, Versions
 from collector.wire.loss import Loss
@@ -105,6 +106,10 @@ class Sessions:
     def open_sessions(self) -> int:
         """Sessions open now."""
         return len(self._table)
+
+    def held(self) -> list[Prefix]:
+        """Prefixes that a binding holds now, as counters are keyed; some more than once."""
+        return self._table.bindings.held()
 
     def _ack(self, event: AccountingAck) -> bool:
         """The server answered (RFC 2866 section 4.2)."""

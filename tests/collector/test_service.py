@@ -8,6 +8,7 @@ import logging
 import socket
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from collector.spool import SpoolError, SpoolFullError
 from collector.track.journal_events import control_event
 from collector.track.session_bindings import BindingChange
 from collector.wire import codec
-from collector.wire.addr import pack
+from collector.wire.addr import pack, unpack
 from collector.wire.batch import BatchError
 from collector.wire.loss import Loss
 from collector.wire.records import CALL_INTERRUPTED, USAGE_FROM_EXPORT
@@ -343,6 +344,27 @@ def test_many_changes_at_once_are_read_at_once(
     assert pack("10.0.0.2") not in singles  # it was in the reading
     split = {event[1]["address"]: event[1]["up_bytes"] for event in events}
     assert split[pack("10.0.0.2").hex()] > 0
+
+
+def test_an_address_has_its_counters_before_its_first_packet(make: Make, lab: Router) -> None:
+    """From when its binding opens, also in a table that had to be made anew."""
+
+    def counted(running: Collector) -> set[str]:
+        return {unpack(raw.tobytes()) for raw in running.counters._sets.read_sets().addresses}
+
+    running = make()
+    wanted = {f"10.0.200.{n}" for n in range(100)}
+    for number, address in enumerate(sorted(wanted) + ["203.0.113.7"]):  # which is nobody's here
+        event = accounting(radius.START, address=address)
+        running._record(control_event(replace(event, session_id=f"s{number}")))
+    assert wanted <= counted(running) and "203.0.113.7" not in counted(running)
+    run("nft", "delete", "table", "inet", "tally")
+    running._check_at = running._tick_at = 0
+    running.step()
+    assert wanted <= counted(running)
+    kill(running)
+    run("nft", "delete", "table", "inet", "tally")
+    assert wanted <= counted(make())
 
 
 @pytest.mark.parametrize("how", ["flush ruleset", "flush table inet tally"])

@@ -136,7 +136,9 @@ class Appliance:
         keys = self.folder / "keys"
         config = ("--config", str(self.config))
         tallyhold("appliance", "enrol", COLLECTOR, "--output", str(keys), *config)
-        prefixes = [*_strings(seen["prefixes_v4"]), *_strings(seen["prefixes_v6"])]
+        # The crowd has no sessions; prefixes so small have their counters from the start.
+        homes = [str(HOMES_V4), str(HOMES_V6)]
+        prefixes = [*_strings(seen["prefixes_v4"]), *_strings(seen["prefixes_v6"]), *homes]
         self.collector_config.write_text(
             f"""\
 name = "{COLLECTOR}"

@@ -14,7 +14,7 @@ from math import ceil
 from typing import Final
 
 from collector.track.safeguard.calendar import DAY_NS, HOUR_NS, HOURS
-from collector.wire.addr import MAPPED
+from collector.wire.addr import MAPPED, network
 from collector.wire.releases import (
     CATEGORY_HOUR,
     KEPT,
@@ -158,9 +158,14 @@ def displacement(config: SafeguardConfig, pool: int) -> int:
 
 
 def pool_size(access: Iterable[tuple[bytes, int]], ipv6_prefix_len: int) -> int:
-    """Most households of access prefixes, each (base of 16 bytes, length in 128 bits)."""
+    """Most households of access prefixes, each (base of 16 bytes, length in 128 bits), those that
+    lie in others counted once."""
     total = 0
-    for base, length in access:
+    wider: tuple[bytes, int] | None = None
+    for base, length in sorted(access):  # a wider prefix stands right before what lies in it
+        if wider and network(base, wider[1]) == wider[0] and length >= wider[1]:
+            continue
+        wider = base, length
         is_ipv4 = base[:12] == MAPPED and length >= 96
         total += 1 << max((128 if is_ipv4 else ipv6_prefix_len) - length, 0)
     return total

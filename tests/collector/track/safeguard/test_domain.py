@@ -143,6 +143,8 @@ def test_noise_beyond_the_sampler_is_refused() -> None:
 def test_the_pool_counts_households_and_not_addresses() -> None:
     access = ((pack("10.0.0.0"), 96 + 16), (pack("2001:db8::"), 40), (pack("2001:db9::1"), 128))
     assert pool_size(access, 56) == 65_536 + 65_536 + 1
+    inside = [(base, length + 4) for base, length in access[:2]]
+    assert pool_size([*inside, *access, *access], 56) == pool_size(access, 56)
 
 
 def test_an_event_does_not_show_who_it_was() -> None:
