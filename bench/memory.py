@@ -4,7 +4,8 @@
 
 The figure is the most that the process held (VmHWM), interpreter and libraries included, beside the
 budget; tables are as large as they are by default, so what they evict is printed. Flows come in
-batches of an event read.
+batches of an event read, spread over the window, with ports, bytes and durations drawn at random;
+hosts are shared by all subscribers, names and addresses are objects of their own in each event.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ from collector.wire.addr import pack
 HOSTS: Final = 20
 BUDGET_MB: Final = 120.0
 MAX_SUBSCRIBERS: Final = 65_536
-_WINDOW_NS: Final = 300 * 1_000_000_000
+_SECOND_NS: Final = 1_000_000_000
+_WINDOW_NS: Final = 300 * _SECOND_NS
 _BATCH: Final = 4_000
 
 
@@ -40,34 +42,41 @@ def peak_mb() -> float:
     raise RuntimeError("the kernel does not say how much memory there is in use")
 
 
-def ended(clients: list[bytes], servers: list[bytes], first: int, now_ns: int) -> Rows:
-    """DESTROY rows of one flow for each pair."""
-    rows = np.zeros(len(clients), COLUMNS)
+def ended(
+    clients: list[bytes], servers: list[bytes], first: int, now_ns: int, rng: np.random.Generator
+) -> Rows:
+    """DESTROY rows of one flow for each pair, which ended in the last second."""
+    size = len(clients)
+    rows = np.zeros(size, COLUMNS)
     rows["orig_src"] = rows["reply_dst"] = np.frombuffer(b"".join(clients), "V16")
     rows["orig_dst"] = rows["reply_src"] = np.frombuffer(b"".join(servers), "V16")
-    rows["id"] = np.arange(first, first + len(clients))
-    rows["orig_bytes"], rows["reply_bytes"], rows["orig_packets"] = 1000, 9000, 7
-    rows["start_ns"], rows["stop_ns"] = now_ns, now_ns + 1000
-    rows["protocol"], rows["orig_dport"], rows["kind"], rows["counted"] = 6, 443, DESTROY, True
-    rows["orig_sport"] = 40_000
+    rows["id"] = np.arange(first, first + size)
+    rows["orig_bytes"], rows["reply_bytes"] = rng.lognormal((8, 10), 2, (size, 2)).astype("u8").T
+    rows["orig_packets"] = 1 + rows["orig_bytes"] // 500
+    rows["stop_ns"] = now_ns - rng.integers(0, _SECOND_NS, size)
+    rows["start_ns"] = rows["stop_ns"] - rng.exponential(10 * _SECOND_NS, size).astype("i8")
+    rows["protocol"], rows["orig_dport"] = rng.choice([6, 17], size), 443
+    rows["orig_sport"] = rng.integers(1024, 65_536, size)
+    rows["kind"], rows["counted"] = DESTROY, True
     return rows
 
 
 def fill(subscribers: int) -> Trackers:
     """All look-ups and flows of one window."""
-    now = time.time_ns()
-    trackers = Trackers(TrackersConfig(((pack("10.0.0.0"), 112),), _WINDOW_NS), now - 1)
-    servers = [pack(f"198.51.100.{host}") for host in range(HOSTS)]
-    names = [f"host-{host}.example" for host in range(HOSTS)]
+    rng = np.random.default_rng(1)
+    began = time.time_ns()
+    trackers = Trackers(TrackersConfig(((pack("10.0.0.0"), 112),), _WINDOW_NS), 0)
     clients, targets = [], []
     for number in range(subscribers):
+        now = began + number * _WINDOW_NS // subscribers
         client = pack(f"10.0.{number >> 8}.{number & 255}")
-        for server, name in zip(servers, names, strict=True):
-            trackers.observed(Resolution(now, client, servers[0], name, (server,)))
+        for host in range(HOSTS):
+            server, name = pack(f"198.51.{host}.{7 * host}"), f"host-{host}.example"
+            trackers.observed(Resolution(now, client, server, name, (server,)))
             clients.append(client)
             targets.append(server)
-        if len(clients) >= _BATCH:
-            trackers.destroyed(ended(clients, targets, number * HOSTS, now), now)
+        if len(clients) >= _BATCH or number == subscribers - 1:
+            trackers.destroyed(ended(clients, targets, number * HOSTS, now, rng), now)
             clients, targets = [], []
     return trackers
 

@@ -10,6 +10,8 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from collector.track.narrow import Narrow
+
 KEY: Final = struct.Struct(">16s16sBHH")
 """A 5-tuple in 37 bytes: client, server, protocol, client's port, server's port."""
 KEY_DTYPE: Final = np.dtype(
@@ -44,8 +46,52 @@ NO_DELTAS: Final = np.empty(
     ],
 )
 """No flows, with the fields of a flow delta that are read here."""
+_CHUNK: Final = 4_096
+"""Deltas put away together: columns of fewer cost more than they hold."""
 
 NEVER: Final = 2**63 - 1
+
+
+class Waiting:
+    """Deltas that wait for the close of their window."""
+
+    def __init__(self) -> None:
+        self._chunks: list[Narrow] = []
+        self._loose: list[NDArray[Any]] = []
+        self._size = self._loose_size = 0
+
+    def __len__(self) -> int:
+        return self._size
+
+    def add(self, deltas: NDArray[Any]) -> None:
+        """Keeps a copy of the fields of NO_DELTAS."""
+        if not len(deltas):
+            return
+        kept = np.empty(len(deltas), NO_DELTAS.dtype)
+        for name in NO_DELTAS.dtype.names or ():
+            kept[name] = deltas[name]
+        self._loose.append(kept)
+        self._size += len(kept)
+        self._loose_size += len(kept)
+        if self._loose_size >= _CHUNK:
+            self._chunks.append(Narrow(np.concatenate(self._loose)))
+            self._loose, self._loose_size = [], 0
+
+    def take(self, end_ns: int) -> NDArray[Any]:
+        """The deltas in the order they came, without those of flows that began at `end_ns` or
+        after, which go on waiting."""
+        deltas = np.empty(self._size, NO_DELTAS.dtype)
+        at = 0
+        for chunk in self._chunks:
+            deltas[at : at + len(chunk)] = chunk.rows()
+            at += len(chunk)
+        deltas[at:] = np.concatenate([NO_DELTAS, *self._loose])
+        self._chunks, self._loose, self._size, self._loose_size = [], [], 0, 0
+        due = deltas["start_ns"] < end_ns
+        if due.all():
+            return deltas
+        self.add(deltas[~due])
+        return deltas[due]
 
 
 class VisitFlow(NamedTuple):

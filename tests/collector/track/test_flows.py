@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from collector.parse.conntrack import COLUMNS, DESTROY, DUMP, NEW
-from collector.track.flow_table import FORGET, UNSEEN, Tombstones
+from collector.track.flow_table import FORGET, UNSEEN, Keys, Tombstones
 from collector.track.flows import DELTA, FlowConfig, Flows
 from collector.track.inside import MAX_PREFIXES, Prefixes
 from collector.wire.addr import MAPPED, network, pack
@@ -367,6 +367,20 @@ def test_mappings_can_be_off_and_are_bounded() -> None:
     flows.destroyed(rows(*(end(i, **NAT) for i in range(5))), T0 + 9 * S)
     assert len(mapped(flows, T0 + 10 * S)["record_id"]) == 2
     assert reasons(flows)["mappings-full"] == 3
+
+
+def test_keys_are_a_set_whichever_of_them_are_sorted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("collector.track.flow_table._MAX_LATEST", 50)
+    keys, model, rng = Keys(), set[int](), np.random.default_rng(7)
+    for _ in range(60):
+        added, asked = rng.integers(0, 2**64, (2, 40), np.uint64, endpoint=False) % np.uint64(2_000)
+        added[0] = asked[1] = np.uint64(2**64 - 1)
+        keys.add(added)
+        model.update(added.tolist())
+        assert keys.holds(asked).tolist() == [key in model for key in asked.tolist()]
+    assert len(model) <= len(keys) <= len(model) + 50
+    assert not Keys().holds(np.array([0, 1], np.uint64)).any()
+    assert len(keys.holds(np.zeros(0, np.uint64))) == 0
 
 
 def test_tombstones_age_and_give_way() -> None:

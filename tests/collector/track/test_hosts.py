@@ -9,7 +9,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from collector.track import flow_delta
+from collector.track import answers, flow_delta
 from collector.track import hosts as module
 from collector.track.hosts import Hosts, HostsConfig, HostSeen, Resolution
 from collector.track.visit_flows import NO_DELTAS
@@ -269,6 +269,27 @@ def test_the_first_dns_name_stays_with_the_flow() -> None:
     tracker.resolved(resolved(310, "b.example"))
     tracker.flows(flow(10, 400))
     assert brief(take(tracker, 1)) == [("a.example", "dns", 0, 100, 1000)]
+
+
+def test_a_look_up_repeated_in_the_window_still_names_the_flow_before_it() -> None:
+    tracker = hosts(answer_life_ns=100 * S)
+    tracker.resolved(resolved(5, "a.example"))
+    tracker.flows(flow(10, 60))
+    tracker.resolved(resolved(70, "a.example"))
+    tracker.flows(flow(171, 180, port=1))  # older than the latest answer may be
+    tracker.resolved(resolved(190, "a.example"))
+    tracker.flows(flow(180, 250, port=2))
+    tracker.flows(flow(191, 250, 1, 1, port=3))
+    assert brief(take(tracker)) == [("a.example", "dns", 2, 101, 1001)]
+
+
+def test_latest_hosts_of_an_address_are_remembered() -> None:
+    tracker = hosts()
+    for number in range(answers.RUNS_PER_SERVER + 2):
+        tracker.resolved(resolved(10 * number, f"h{number}.example"))
+        tracker.flows(flow(10 * number + 1, 200, port=number))
+    named = sorted(row["host"] for row in take(tracker))
+    assert named == [f"h{number}.example" for number in range(2, answers.RUNS_PER_SERVER + 2)]
 
 
 def test_a_handshake_beats_dns_even_later() -> None:
