@@ -122,14 +122,19 @@ def test_a_full_spool_drops_the_oldest_and_says_exactly_what(
         marker = burst(line, [HOME], times=9)
         wait_for("the last", lambda: collector.metric("spool_pending_batches") == 0.0)
         wait_for("the marker", lambda: _of_address(line, "full") == marker)
-        dropped = collector.metric("spool_rows_total", fate="dropped")
-        told = [row for row in losses(line, "full") if row["reason"] == "spool-full"]
-        batches = collector.metric("spool_batches_total", fate="dropped")
-        assert {(row["stage"], row["unit"]) for row in told} == {("spool", "rows")}
-        assert all("usage" in row["classes"].split(",") for row in told if row["amount"] > 1000)
-        # gap records of a dropped batch are carried on, so they are not among what is lost
-        carried = dropped - sum(row["amount"] for row in told)
-        assert 0 <= carried <= 2 * batches
+
+        def told() -> list[Row]:
+            return [row for row in losses(line, "full") if row["reason"] == "spool-full"]
+
+        def is_told() -> bool:
+            """Gap records of a dropped batch are carried on, so they are not among what is lost."""
+            dropped = collector.metric("spool_rows_total", fate="dropped")
+            carried = dropped - sum(row["amount"] for row in told())
+            return 0 <= carried <= 2 * collector.metric("spool_batches_total", fate="dropped")
+
+        wait_for("what was dropped to be told", is_told)  # the last by the window after
+        assert {(row["stage"], row["unit"]) for row in told()} == {("spool", "rows")}
+        assert all("usage" in row["classes"].split(",") for row in told() if row["amount"] > 1000)
         stored = collector.stored_octets()
         assert 0 < stored < octets + marker
         lost_rows = (octets + marker - stored) / 128
