@@ -57,9 +57,9 @@ _MAX_LATEST: Final = 1 << 16
 _OPAQUE: Final = np.dtype(("V", ENTRY.itemsize))
 
 
-def pick(entries: Entries, where: npt.NDArray[Any] | slice) -> Entries:
-    """entries[where], copied entry by entry: numpy indexes a structured array field by field."""
-    return entries.view(_OPAQUE)[where].view(ENTRY)
+def pick(rows: npt.NDArray[Any], where: npt.NDArray[Any] | slice) -> npt.NDArray[Any]:
+    """rows[where], copied row by row: numpy indexes a structured array field by field."""
+    return rows.view(("V", rows.dtype.itemsize))[where].view(rows.dtype)
 
 
 def put(into: Entries, where: npt.NDArray[Any], entries: Entries) -> None:

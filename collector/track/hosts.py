@@ -31,12 +31,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from collector.track.answers import Answers, AnswersConfig
+from collector.track.flow_table import pick
 from collector.track.host_events import HostSeen, Resolution
 from collector.track.inside import Prefixes
 from collector.track.ranges import Ranges
 from collector.track.safeguard.targets import Targets
 from collector.track.stage_counts import ignore, stage
-from collector.track.visit_flows import KEY, NEVER, VisitFlow, Waiting, visit_flows
+from collector.track.visit_flows import KEY, NEVER, VisitFlow, Waiting, told_once, visit_flows
 from collector.track.visit_names import UNJOINED, Name, claim, repeated
 from collector.track.visit_rows import VisitRows
 from collector.wire.columns import Columns
@@ -55,6 +56,8 @@ MAX_NAMES_PER_FLOW: Final = 64
 MAX_SNAPSHOT_FLOWS: Final = 65_536
 """Flows whose names a snapshot holds, the latest ones: about 10 MB of JSON."""
 
+_TOGETHER: Final = 65_536
+"""Flows joined at a time, whose addresses are Python's objects meanwhile: about 10 MB."""
 _PORTLESS: Final = (1, 58)
 """ICMP of both families: an echo is no visit, whatever its address was resolved from."""
 
@@ -221,8 +224,11 @@ class Hosts:
 
     def _join(self, deltas: NDArray[Any], rows: VisitRows) -> None:
         """Gives flows their names, and the names with what the flows carried to the rows."""
-        counts = self.counts["flows"]
-        for flow in visit_flows(deltas):
+        once = told_once(deltas, self._names)
+        simple = pick(deltas, once)
+        for at in range(0, len(simple), _TOGETHER):
+            self._join_once(simple[at : at + _TOGETHER], rows)
+        for flow in visit_flows(pick(deltas, ~once)):
             names = self._names_of(flow)
             carried = flow.up_bytes, flow.down_bytes, flow.deltas
             for name in names:
@@ -231,9 +237,23 @@ class Hosts:
                 carried = 0, 0, 0
             if not names:
                 rule = "inbound" if flow.inbound else "nameless"
-                ignore(counts, rule, flow.deltas)
-                counts[f"bytes.{rule}"] += flow.up_bytes + flow.down_bytes
+                self._unnamed(rule, flow.deltas, flow.up_bytes + flow.down_bytes)
         self._bound()
+
+    def _join_once(self, deltas: NDArray[Any], rows: VisitRows) -> None:
+        """Gives flows of which there is one delta, and no handshake, the names of answers."""
+        began = np.where(deltas["start_ns"] != 0, deltas["start_ns"], deltas["seen_ns"])
+        pairs = deltas["client"].tolist(), deltas["server"].tolist()
+        found = list(map(self._answers.host, *pairs, began.tolist()))
+        named = np.fromiter(map(bool, found), np.bool_, len(found))
+        rows.add_ended(pick(deltas, named), began[named], [host for host in found if host])
+        without = deltas[~named]
+        carried = int(without["up_bytes"].sum()) + int(without["down_bytes"].sum())
+        self._unnamed("nameless", len(without), carried)
+
+    def _unnamed(self, rule: str, deltas: int, size: int) -> None:
+        ignore(self.counts["flows"], rule, deltas)
+        self.counts["flows"][f"bytes.{rule}"] += size
 
     def _names_of(self, flow: VisitFlow) -> list[Name]:
         """The names of a flow, its bytes' host first; empty for a nameless one.

@@ -46,16 +46,16 @@ class Narrow:
 
 
 def _numbers(rows: Rows) -> list[npt.NDArray[Any]]:
-    """Views of the columns as numbers; an address is two."""
-    found = []
-    for name in rows.dtype.names or ():
-        column = rows[name]
-        if column.dtype.kind == "V":
-            halves = np.dtype({"names": ["high", "low"], "formats": [_HALF, _HALF]})
-            found += [column.view(halves)["high"], column.view(halves)["low"]]
-        else:
-            found.append(column)
-    return found
+    """Views of all columns as numbers."""
+    return [part for name in rows.dtype.names or () for part in as_numbers(rows[name])]
+
+
+def as_numbers(column: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
+    """A view of the column as numbers; of addresses two, the halves."""
+    if column.dtype.kind != "V":
+        return [column]
+    halves = column.view(np.dtype({"names": ["high", "low"], "formats": [_HALF, _HALF]}))
+    return [halves["high"], halves["low"]]
 
 
 def _narrowed(column: npt.NDArray[Any]) -> tuple[np.uint64, npt.NDArray[Any]]:

@@ -10,7 +10,8 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from collector.track.narrow import Narrow
+from collector.track.flow_table import pick
+from collector.track.narrow import Narrow, as_numbers
 
 KEY: Final = struct.Struct(">16s16sBHH")
 """A 5-tuple in 37 bytes: client, server, protocol, client's port, server's port."""
@@ -46,6 +47,8 @@ NO_DELTAS: Final = np.empty(
     ],
 )
 """No flows, with the fields of a flow delta that are read here."""
+_ODD: Final = np.uint64(0x9E3779B97F4A7C15)
+"""2**64 over the golden ratio: spreads numbers that lie close together (Knuth 6.4)."""
 _CHUNK: Final = 4_096
 """Deltas put away together: columns of fewer cost more than they hold."""
 
@@ -90,8 +93,33 @@ class Waiting:
         due = deltas["start_ns"] < end_ns
         if due.all():
             return deltas
-        self.add(deltas[~due])
-        return deltas[due]
+        self.add(pick(deltas, ~due))
+        return pick(deltas, due)
+
+
+def told_once(deltas: NDArray[Any], named: dict[bytes, Any]) -> NDArray[np.bool_]:
+    """Which deltas are all that the window has of flows that the subscriber opened and that ended,
+    with nothing else on their 5-tuples, here or among the `named`; bool[n].
+
+    Most flows are so, and need no state: they are joined by columns.
+    """
+    folds = _folded([deltas[name] for name in KEY_DTYPE.names or ()])
+    alike, counts = np.unique(folds, return_counts=True)
+    others = np.frombuffer(b"".join(named), KEY_DTYPE)
+    held = _folded([others[name] for name in KEY_DTYPE.names or ()])
+    shared = np.concatenate((alike[counts > 1], held))
+    once: NDArray[np.bool_] = deltas["ended"] & ~deltas["inbound"] & ~np.isin(folds, shared)
+    return once
+
+
+def _folded(columns: list[NDArray[Any]]) -> NDArray[np.uint64]:
+    """One number for each row. Two rows that differ may have one, which takes them the slow way."""
+    folds = np.zeros(len(columns[0]), np.uint64)
+    for column in columns:
+        for part in as_numbers(column):
+            folds = (folds ^ part.astype(np.uint64)) * _ODD
+            folds ^= folds >> np.uint64(32)
+    return folds
 
 
 class VisitFlow(NamedTuple):

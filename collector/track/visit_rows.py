@@ -88,6 +88,22 @@ class VisitRows:
         name.counted = True
         name.pending = False
 
+    def add_ended(
+        self, deltas: NDArray[Any], began_ns: NDArray[np.int64], hosts: list[str]
+    ) -> None:
+        """The same for new connections that DNS named, of one delta (as in NO_DELTAS) each."""
+        sights = np.zeros(len(deltas), _SIGHT_DTYPE)
+        for name in KEY_DTYPE.names or ():
+            sights["key"][name] = deltas[name]
+        numbers = self._hosts
+        sights["host"] = [numbers.setdefault(host, len(numbers)) for host in hosts]
+        sights["new"], sights["deltas"] = True, 1
+        sights["first_ns"] = began_ns
+        sights["last_ns"] = np.maximum(began_ns, deltas["seen_ns"])
+        for name in ("up_bytes", "down_bytes"):
+            sights[name] = deltas[name]
+        self._sights += sights.tobytes()
+
     def columns(self, now_ns: int) -> Columns:
         """The record columns. A row with no new connection and no bytes says nothing, and is not
         written: it comes of a flow's end, which mostly moved nothing since the delta before."""

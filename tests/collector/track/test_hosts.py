@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -558,6 +559,35 @@ def test_every_named_byte_is_in_one_row_and_counts_balance(events: list[Any]) ->
     counts = tracker.counts
     assert total == counts["flows"]["bytes.named"]
     assert counts["flows"]["open"] == counts["names"]["open"] == 0
+
+
+@settings(max_examples=200, deadline=None)
+@given(EVENTS, st.booleans())
+def test_flows_joined_by_columns_are_joined_as_one_by_one(events: list[Any], fine: bool) -> None:
+    def told(slow: bool) -> tuple[list[str], Any]:
+        tracker, now = hosts(by_connection=fine), 0
+        rows = []
+        with pytest.MonkeyPatch.context() as patch:
+            if slow:
+                patch.setattr(module, "told_once", lambda deltas, _: np.zeros(len(deltas), bool))
+            else:
+                patch.setattr(module, "_TOGETHER", 2)
+            for kind, port, host, step in events:
+                now = min(now + step, 290)
+                if kind == "seen":
+                    tracker.seen(seen(now, host, port=port))
+                elif kind == "resolved":
+                    tracker.resolved(resolved(now, host))
+                elif kind != "take":
+                    begun, end = max(-1, now - step), kind == "end"
+                    delta = flow(begun, now, step % 3, 1, port=port, ended=end, inbound=step == 9)
+                    delta["start_ns"] *= step % 5 != 0  # the kernel may not say
+                    tracker.flows(delta)
+            for number in range(2):
+                rows += take(tracker, number)
+        return sorted(str(sorted(row.items())) for row in rows), (tracker.counts, tracker._names)
+
+    assert told(slow=False) == told(slow=True)
 
 
 def test_the_fields_read_are_those_of_flow_deltas() -> None:
