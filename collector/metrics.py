@@ -31,7 +31,8 @@ class Snapshot:
     stages: per stage the terms of the conservation equation (seen = recorded + ignored + lost +
     open) and "malformed", which is part of what was ignored. rows: records spooled by class.
     gaps: gap records spooled, by (stage, reason). batches, spool_rows: what became of them.
-    requests: of the uplink, by outcome. gauges: plain values by the names in GAUGES.
+    reconciled: layer-3 bytes by who counted them. requests: of the uplink, by outcome. gauges:
+    plain values by the names in GAUGES.
     """
 
     stages: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
@@ -39,6 +40,7 @@ class Snapshot:
     gaps: Mapping[tuple[str, str], int] = field(default_factory=dict)
     batches: Mapping[str, int] = field(default_factory=dict)
     spool_rows: Mapping[str, int] = field(default_factory=dict)
+    reconciled: Mapping[str, int] = field(default_factory=dict)
     requests: Mapping[str, int] = field(default_factory=dict)
     gauges: Mapping[str, float] = field(default_factory=dict)
 
@@ -132,6 +134,12 @@ class Metrics(RegistryCollector):
             "rows of those batches: committed = acknowledged + dropped + dead + spool_pending_rows",
             ("fate",),
             _keyed(now.spool_rows),
+        )
+        yield _counter(
+            "reconciled_bytes",
+            "layer-3 bytes at the newest window's end: interfaces >= sets >= flows",
+            ("counted_by",),
+            _keyed(now.reconciled),
         )
         yield _counter("uplink_requests", "uploads by outcome", ("outcome",), _keyed(now.requests))
         for name, value in now.gauges.items():

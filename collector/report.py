@@ -31,6 +31,7 @@ def publish(collector: Collector) -> None:
             gaps=dict(collector.gaps),
             batches={fate: spool[fate] for fate in _FATES},
             spool_rows={fate: spool[f"{fate}_rows"] for fate in _FATES},
+            reconciled=dict(collector.trackers.reconciled),
             requests={outcome: uplink.counts[outcome] for outcome in _REQUESTS},
             gauges={
                 "spool_bytes": collector.spool.pending_bytes,

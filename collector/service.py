@@ -193,6 +193,7 @@ class Collector:
             self.trackers.links.observe(self.sources.read_links())
         except LinksUnavailable as error:  # counters go on: the next reading has it all
             log.error("the interfaces could not be read: %s", error.strerror)
+        self.trackers.reconcile()  # before flows hear of what came after the reading
         self._dump()
         now = self._now()
         start, end = self.window.bounds(now)

@@ -17,6 +17,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Final
 
+from collector.capture.interface import ARPHRD_ETHER
 from collector.capture.rawnl import NETLINK_ROUTE, Netlink, attributes
 from collector.track.links import LinkCounters, LinkReading
 
@@ -32,6 +33,7 @@ _STATS: Final = struct.Struct("=8Q")
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 _SIOCETHTOOL: Final = 0x8946
 _ETHTOOL_GSET: Final = 1
+_ETHERNET_HEADER_BYTES: Final = 14
 _UNKNOWN_SPEED: Final = 2**32 - 1
 
 
@@ -93,7 +95,7 @@ class LinkReader:
         """One RTM_NEWLINK; None for one without statistics."""
         if len(payload) < 16:
             return None
-        (index,) = struct.unpack_from("=i", payload, 4)
+        hardware, index = struct.unpack_from("=Hi", payload, 2)
         found = attributes(payload[16:])
         stats = found.get(_STATS64, b"")
         if len(stats) < _STATS.size:
@@ -110,6 +112,8 @@ class LinkReader:
             (rx_bytes, tx_bytes, rx_packets, tx_packets, *rest),
             changes,
             _speed_mbps(raw_name, control) if role else 0,
+            # PPP and tunnels count packets without a header of theirs.
+            _ETHERNET_HEADER_BYTES if hardware == ARPHRD_ETHER else 0,
         )
 
 

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import socket
 import time
 from dataclasses import dataclass
-from typing import Final
 
 from collector import build
-from collector.capture.interface import ARPHRD_ETHER, hardware_of
 from collector.capture.links import LinkReader, LinksConfig
 from collector.capture.nftsets import NftUnavailable, SetReader
 from collector.config import Config
 from collector.doctor.facts import Passed
 from collector.track.links import LinkReading
 from collector.track.volume import Reading
-
-_ETHERNET_HEADER_BYTES: Final = 14
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +62,8 @@ def read_sets(config: Config) -> Reading | None:
 def _layer3_bytes(reading: LinkReading) -> int:
     """Both ways of the access interfaces, less link headers."""
     total = 0
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asker:
-        for link in reading.links:
-            if link.role == "access":
-                # PPP and tunnels count packets without a header of theirs.
-                is_ethernet = hardware_of(asker, link.name) == ARPHRD_ETHER
-                header = _ETHERNET_HEADER_BYTES if is_ethernet else 0
-                rx, tx, rx_packets, tx_packets = link.counters[:4]
-                total += rx + tx - header * (rx_packets + tx_packets)
+    for link in reading.links:
+        if link.role == "access":
+            rx, tx, rx_packets, tx_packets = link.counters[:4]
+            total += rx + tx - link.header_bytes * (rx_packets + tx_packets)
     return total

@@ -60,7 +60,7 @@ class Flows:
     `baseline`, `late` (of a flow that had ended), `duplicate` and `other` (no DESTROY among the
     events). Lost, all or in part: `reset`, `no_baseline`, `uncounted` (the kernel kept no counters)
     and `untracked` (the table was full). Beside the equation: `ended` flows, `ended_unseen` of
-    them, and `open` now.
+    them, `open` now, and `octets` of all deltas.
     """
 
     def __init__(self, config: FlowConfig, started_ns: int) -> None:
@@ -78,7 +78,7 @@ class Flows:
             (
                 *("seen", "recorded", "ignored", "lost", "open", "ended", "ended_unseen"),
                 *("outside", "baseline", "late", "duplicate", "other"),
-                *("reset", "no_baseline", "uncounted", "untracked"),
+                *("reset", "no_baseline", "uncounted", "untracked", "octets"),
             ),
             0,
         )
@@ -100,7 +100,7 @@ class Flows:
         self._map_open(now_ns)
         self._dumped_ns = now_ns
         self.counts["open"] = int(np.count_nonzero(self._table.entries["missed"] < UNSEEN))
-        return np.concatenate((moved, gone, begun))
+        return self._tell(np.concatenate((moved, gone, begun)))
 
     def destroyed(self, rows: Rows, now_ns: int) -> Rows:
         """Takes in DESTROY events; gives the last delta of each flow."""
@@ -130,7 +130,7 @@ class Flows:
         told = before["missed"] >= UNSEEN
         self._finish(found, ~told)
         self.counts["open"] -= int(np.count_nonzero(known & ~told))
-        return deltas_of(found, amounts, fresh, ~told)
+        return self._tell(deltas_of(found, amounts, fresh, ~told))
 
     def take(self, start_ns: int, end_ns: int, now_ns: int) -> dict[str, Columns]:
         """Mapping rows proven up to `end_ns`, the end of the closing window; forgets them."""
@@ -268,6 +268,10 @@ class Flows:
                 self.counts[reason] += amount
                 self._lose("conntrack", reason.replace("_", "-"), amount, now_ns)
         self.counts["recorded"] += total
+
+    def _tell(self, deltas: Rows) -> Rows:
+        self.counts["octets"] += sum(int(deltas[name].sum()) for name in COUNTERS[:2])
+        return deltas
 
     def _ignore(self, reason: str, amount: int) -> None:
         self.counts["ignored"] += amount

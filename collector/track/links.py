@@ -34,7 +34,10 @@ _MAX_LOSSES: Final = 256
 
 @dataclass(frozen=True, slots=True)
 class LinkCounters:
-    """One interface. role: empty where it is not watched. counters: in the order of COUNTERS."""
+    """One interface. role: empty where it is not watched. counters: in the order of COUNTERS.
+
+    header_bytes: of the link layer, which the byte counters have for each packet.
+    """
 
     index: int
     name: str
@@ -42,6 +45,7 @@ class LinkCounters:
     counters: tuple[int, ...]
     carrier_changes: int
     speed_mbps: int
+    header_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +84,7 @@ class Links:
 
     `counts` are received and sent bytes of those: seen = recorded + ignored + lost + open;
     ignored is what did not fit MAX_ROWS, lost stays 0 because losses are of unknown size.
+    `access_layer3` is what access interfaces carried in this run less their link headers.
     """
 
     def __init__(self, config: LinksConfig) -> None:
@@ -91,7 +96,7 @@ class Links:
         self._losses: list[Loss] = []
         self.counts: dict[str, int] = dict.fromkeys(
             ("seen", "recorded", "ignored", "lost", "open", "resets", "omitted"), 0
-        )
+        ) | {"access_layer3": 0}
 
     def observe(self, reading: LinkReading) -> None:
         """Add what was counted since the last reading; the first of all is a baseline."""
@@ -201,6 +206,9 @@ class Links:
         delta = [new - old for new, old in zip(link.counters, base, strict=True)]
         octets = delta[0] + delta[1]
         self.counts["seen"] += octets
+        if link.role == "access":
+            headers = link.header_bytes * (delta[2] + delta[3])
+            self.counts["access_layer3"] += octets - headers
         row = self._rows.get(link.name)
         if row is None:
             if len(self._rows) >= MAX_ROWS:

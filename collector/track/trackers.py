@@ -74,6 +74,8 @@ class Trackers:
         self, config: TrackersConfig, started_ns: int, randomness: Randomness | None = None
     ) -> None:
         self._config, self._started_ns, self._randomness = config, started_ns, randomness
+        self.reconciled: dict[str, int] = {}
+        """Layer-3 bytes by who counted them, all in this run and all as of one moment."""
         self.places: dict[str, list[Any]] = {}
         """Where reading of detail files goes on: device, inode, offset, digest of the head."""
         self.sessions = self._new_sessions()
@@ -153,6 +155,15 @@ class Trackers:
     def _changed(self, changes: list[BindingChange]) -> list[BindingChange]:
         self.exports.changed(changes)
         return changes
+
+    def reconcile(self) -> None:
+        """Hold the three counts of the same traffic beside each other, once counters and then
+        interfaces were read: interfaces >= sets >= flows."""
+        self.reconciled = {
+            "interfaces": self.links.counts["access_layer3"],
+            "sets": self.volume.counts["metered"],
+            "flows": self.flows.counts["octets"],
+        }
 
     def take(self, start_ns: int, end_ns: int, now_ns: int) -> list[Mapping[str, Columns]]:
         """Rows of the closing window of every tracker."""

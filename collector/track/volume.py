@@ -42,7 +42,8 @@ class Volume:
     """Open intervals of every address; `take` closes them.
 
     `counts` are in bytes and hold seen = recorded + ignored + lost + open: ignored is the
-    baseline, lost what a full set could not count. Other counts are of events.
+    baseline, lost what a full set could not count. `metered` is what this run has read of the
+    counters of addresses. Other counts are of events.
     """
 
     def __init__(self, config: VolumeConfig) -> None:
@@ -58,7 +59,7 @@ class Volume:
         self.fill: tuple[Fill, ...] = ()
         """How full the sets were at the last reading."""
         self.counts: dict[str, int] = dict.fromkeys(
-            ("seen", "recorded", "ignored", "lost", "open"), 0
+            ("seen", "recorded", "ignored", "lost", "open", "metered"), 0
         ) | dict.fromkeys(("readings", "splits", "splits_refused", "resets", "flows_unplaced"), 0)
 
     @property
@@ -259,6 +260,7 @@ class Volume:
     def _count(self, added: Advance) -> None:
         self.counts["seen"] += added.octets
         self.counts["open"] += added.octets
+        self.counts["metered"] += added.octets
 
     # Intervals
 

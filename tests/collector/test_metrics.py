@@ -19,6 +19,7 @@ SNAPSHOT = Snapshot(
     gaps={("capture", "kernel-drop"): 2},
     batches={"committed": 3},
     spool_rows={"committed": 40},
+    reconciled={"interfaces": 30, "sets": 29, "flows": 20},
     requests={"accepted": 2},
     gauges=dict.fromkeys(GAUGES, 0.5),
 )
@@ -49,6 +50,7 @@ def test_a_scrape_gives_the_newest_snapshot(metrics: Metrics) -> None:
     assert found[prefix + 'units_open{stage="dns"}'] == 1
     assert found[prefix + 'gaps_total{reason="kernel-drop",stage="capture"}'] == 2
     assert found[prefix + 'rows_total{record_class="usage"}'] == 7
+    assert found[prefix + 'reconciled_bytes_total{counted_by="sets"}'] == 29
     assert {prefix + name for name in GAUGES} <= found.keys()
 
 

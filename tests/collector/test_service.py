@@ -125,6 +125,25 @@ def test_it_meters_to_the_byte_and_spools_at_the_end(
         assert terms["seen"] == parts, name
 
 
+def test_interfaces_sets_and_flows_are_held_beside_each_other(make: Make, lab: Router) -> None:
+    running = make()
+    before = lab.a.quiet()
+    traffic(lab)
+    truth = sum(moved(lab.a, before))
+    running.close_window()
+    running.close_window()  # now with the flows that the window before has read
+    counted = running.trackers.reconciled
+    assert counted["interfaces"] >= counted["sets"] == truth >= counted["flows"] > 0
+    kill(running)
+    before = lab.a.quiet()
+    traffic(lab, up=9)  # nobody runs, and the kernel counts
+    truth = sum(moved(lab.a, before))
+    after = make()
+    after.close_window()
+    counted = after.trackers.reconciled
+    assert counted["interfaces"] >= counted["sets"] == truth > 0
+
+
 def test_windows_close_when_they_are_due_and_tile(make: Make, lab: Router, tmp_path: Path) -> None:
     running = make(config(tmp_path, window_s=1))
     spin(running, lambda: running.spool.last_sequence >= 4)

@@ -117,6 +117,7 @@ def test_a_long_flow_is_told_in_differences() -> None:
     final = end(counters=(151, 3, 290, 4))
     assert told(flows.destroyed(final, T0 + 9 * S)) == [(1, 1, 90, 1, 2, False, True)]
     assert flows.counts["open"] == 0 and flows.counts["ended"] == 1
+    assert flows.counts["octets"] == 151 + 290
     assert balanced(flows) and flows.losses() == []
 
 

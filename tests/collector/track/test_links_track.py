@@ -113,6 +113,24 @@ def test_counters_that_went_down_began_again() -> None:
     assert (loss.reason, loss.start_ns, loss.end_ns) == ("counter-reset", T0, end)
 
 
+def test_what_access_interfaces_carried_is_without_link_headers() -> None:
+    def counted(octets: int, packets: int) -> tuple[int, ...]:
+        return (octets, 0, packets, 0, 0, 0, 0, 0)
+
+    def seen(octets: int, packets: int) -> list[LinkCounters]:
+        return [
+            LinkCounters(1, "acc0", "access", counted(octets, packets), 0, 0, header_bytes=14),
+            LinkCounters(2, "ppp0", "access", counted(octets, packets), 0, 0),
+            LinkCounters(3, "up0", "control", counted(octets, packets), 0, 0, header_bytes=14),
+        ]
+
+    tracker = started(*seen(1_000, 10))
+    tracker.observe(reading(T0 + WINDOW, *seen(1_600, 14)))
+    assert tracker.counts["access_layer3"] == 600 - 4 * 14 + 600
+    tracker.observe(reading(T0 + 2 * WINDOW, *seen(60, 1), generation="another boot"))
+    assert tracker.counts["access_layer3"] == 1_144 + 60 - 14 + 60
+
+
 def test_a_restart_loses_nothing_and_a_reboot_says_so() -> None:
     tracker = started(link(1, "acc0", 1_000, 0))
     stored = json.loads(json.dumps(tracker.snapshot()))

@@ -105,6 +105,7 @@ def test_counters_found_by_the_first_reading_are_a_baseline() -> None:
     ]
     assert volume.take_losses() == []
     assert (volume.counts["ignored"], volume.counts["recorded"]) == (1_500, 9)
+    assert volume.counts["metered"] == 9
 
 
 def test_a_split_gives_each_side_of_a_binding_change_its_own_row() -> None:
