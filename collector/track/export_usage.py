@@ -66,6 +66,8 @@ class ExportUsage:
             (target, "back_bytes", "bytes", down),
         ):
             picked = rows[here]
+            if not len(picked):
+                continue
             part = np.zeros(len(picked), _PART)
             part["address"] = who[here]
             # The exporter's clock may be off: nothing ends after it was told.

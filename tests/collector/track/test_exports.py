@@ -87,6 +87,12 @@ def test_bytes_go_to_the_subscriber_at_either_end() -> None:
     assert take(tracker, "usage") == []
 
 
+def test_flows_of_strangers_alone_are_no_rows() -> None:
+    tracker = exports()
+    give(tracker, v5(v5_record(WORLD, "203.0.113.1", 9)))
+    assert take(tracker, "usage") == []
+
+
 def test_usage_is_left_out_where_the_kernel_counts() -> None:
     tracker = exports(usage=False)
     give(tracker, v5(v5_record(A, WORLD, 100)))
