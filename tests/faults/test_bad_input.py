@@ -129,7 +129,7 @@ def test_a_full_spool_drops_the_oldest_and_says_exactly_what(
         def is_told() -> bool:
             """Gap records of a dropped batch are carried on, so they are not among what is lost."""
             dropped = collector.metric("spool_rows_total", fate="dropped")
-            carried = dropped - sum(row["amount"] for row in told())
+            carried: float = dropped - sum(row["amount"] for row in told())
             return 0 <= carried <= 2 * collector.metric("spool_batches_total", fate="dropped")
 
         wait_for("what was dropped to be told", is_told)  # the last by the window after
