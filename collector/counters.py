@@ -18,7 +18,7 @@ from collector.track.journal_events import JournalEvent, split_event, split_pref
 from collector.track.ranges import Ranges
 from collector.track.session_state import Prefix
 from collector.track.sessions import BindingChange
-from collector.track.volume import Reading, Sample, Volume
+from collector.track.volume import Fill, Reading, Sample, Volume
 from collector.wire.addr import MAPPED
 from collector.wire.loss import Loss
 
@@ -123,6 +123,11 @@ class Counters:
             return events, []
         now = self._now()
         return events, [Loss(now, now + 1, "volume", "unsplit", unread, "events", ("usage",))]
+
+    def fill_ratio(self, fill: Sequence[Fill]) -> float:
+        """Share of the fullest set in use, of those that have not room for all their addresses."""
+        scarce = (each for each in fill if not self._config.is_whole(each))
+        return max((each.elements / max(each.size, 1) for each in scarce), default=0.0)
 
     def _small(self) -> list[Prefix]:
         return [(key, self._metered(key)) for key in of_small_prefixes(self._config)]

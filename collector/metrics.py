@@ -52,7 +52,7 @@ GAUGES: Final[dict[str, str]] = {
     "spool_pending_batches": "batches waiting in the spool",
     "spool_pending_rows": "rows of the batches waiting in the spool",
     "spool_fill_ratio": "share of the spool's limit in use, 0 to 1",
-    "set_fill_ratio": "share of the fullest nftables set in use, 0 to 1",
+    "set_fill_ratio": "share in use of the fullest set smaller than its prefixes, 0 to 1",
     "uplink_up": "1 when the last upload was acknowledged",
     "uplink_last_receipt_timestamp_seconds": "when the aggregator last gave a receipt",
     "window_end_timestamp_seconds": "end of the newest closed window",

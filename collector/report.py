@@ -23,7 +23,6 @@ _REQUESTS: Final = ("accepted", "duplicate", "gap", "rejected", "retried", "aban
 def publish(collector: Collector) -> None:
     """Hand the newest counts to whoever scrapes."""
     volume, spool, uplink = collector.trackers.volume, collector.spool.counts, collector.uplink
-    fill = max((each.elements / max(each.size, 1) for each in volume.fill), default=0.0)
     collector.metrics.publish(
         Snapshot(
             stages=stages(collector),
@@ -38,7 +37,7 @@ def publish(collector: Collector) -> None:
                 "spool_pending_batches": spool["pending"],
                 "spool_pending_rows": spool["pending_rows"],
                 "spool_fill_ratio": collector.spool.fill_ratio,
-                "set_fill_ratio": fill,
+                "set_fill_ratio": collector.counters.fill_ratio(volume.fill),
                 "uplink_up": float(uplink.state != "stopped" and not uplink.last_error),
                 "uplink_last_receipt_timestamp_seconds": uplink.last_success_ns / 1e9,
                 "window_end_timestamp_seconds": collector.window.start_ns / 1e9,

@@ -40,7 +40,7 @@ from collector.capture.nftsets import (
     table_comment,
 )
 from collector.capture.rawnl import attribute, attributes
-from collector.track.volume import Reading
+from collector.track.volume import Fill, Reading
 
 MAX_INTERFACES: Final = 64
 """Patterns; each is a rule that every forwarded packet is compared with."""
@@ -112,6 +112,11 @@ class NftConfig:
         full = 32 if version == 4 else self.ipv6_prefix_len
         total = sum(1 << max(full - net.prefixlen, 0) for net in self.networks(version))
         return max(1, min(total, self.max_elements))
+
+    def is_whole(self, fill: Fill) -> bool:
+        """Whether that set has room for every address of its prefixes, and so may well be full."""
+        wanted = self.size(int(fill.name[-1]))
+        return wanted < self.max_elements and fill.size >= wanted
 
 
 @dataclass(frozen=True, slots=True)

@@ -118,16 +118,10 @@ def _in_use(tables: tuple[Flowtable, ...]) -> tuple[Flowtable, ...]:
 def _sets(reading: Reading | None, nft: NftConfig) -> Sets | None:
     if reading is None:
         return None
-    wanted = {fill.name: nft.size(int(fill.name[-1])) for fill in reading.fill}
-    whole = [
-        fill.name
-        for fill in reading.fill
-        if wanted[fill.name] < nft.max_elements and fill.size >= wanted[fill.name]
-    ]
     return Sets(
         {fill.name: (fill.elements, fill.size) for fill in reading.fill},
         reading.uncounted_bytes,
-        frozenset(whole),
+        frozenset(fill.name for fill in reading.fill if nft.is_whole(fill)),
     )
 
 

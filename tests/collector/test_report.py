@@ -16,7 +16,7 @@ from collector.metrics import GAUGES, Metrics, Snapshot
 from collector.report import tally
 from collector.service import Collector
 from collector.track.trackers import Trackers, TrackersConfig, equation
-from collector.track.volume import Reading, Volume, VolumeConfig
+from collector.track.volume import Fill, Reading, Volume, VolumeConfig
 from collector.window import Piece
 from collector.wire.batch import Header
 from collector.wire.columns import record_batch
@@ -95,6 +95,15 @@ def test_counts_of_a_run_begin_at_nothing_whatever_state_it_takes_over() -> None
     assert after.restore(before.snapshot(), 2) == []
     for stage in ("accounting", "sip-messages"):
         assert set(after.stages()[stage].values()) == {0}
+
+
+def test_a_set_with_room_for_every_address_is_never_filling() -> None:
+    prefixes = ("10.0.0.0/24", "2001:db8::/32")
+    counters = Counters(NftConfig(("ppp*",), prefixes, max_elements=1_000), lambda: 9)
+    full = Fill("up4", 256, 256)
+    assert counters.fill_ratio([full, Fill("down6", 250, 1_000)]) == 0.25
+    assert counters.fill_ratio([full]) == counters.fill_ratio([]) == 0.0
+    assert counters.fill_ratio([Fill("down4", 100, 200)]) == 0.5  # made for a smaller prefix
 
 
 def test_traffic_outside_the_prefixes_is_counted_once_and_by_generation() -> None:
