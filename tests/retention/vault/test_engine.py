@@ -33,7 +33,7 @@ def test_held_rows_go_to_the_vault_and_the_rest_from_the_disk(
 ) -> None:
     """A marker in a text column of each row shows on disk where the row is."""
     column = "kind" if record_class == "mapping" else "subscriber"
-    kept, lost = (secrets.token_urlsafe(24) for _ in range(2))  # no repeats for LZ4 to fold
+    kept, lost = (secrets.token_urlsafe(24) for _ in range(2))
     if column == "subscriber":
         held = [held_row(record_class, kept) for _ in range(3)]
         free = [held_row(record_class, lost) for _ in range(5)]
