@@ -138,7 +138,7 @@ class Metrics(RegistryCollector):
         yield _counter(
             "reconciled_bytes",
             "layer-3 bytes at the newest window's end: interfaces >= sets >= flows",
-            ("counted_by",),
+            ("stage",),
             _keyed(now.reconciled),
         )
         yield _counter("uplink_requests", "uploads by outcome", ("outcome",), _keyed(now.requests))

@@ -50,7 +50,7 @@ def test_a_scrape_gives_the_newest_snapshot(metrics: Metrics) -> None:
     assert found[prefix + 'units_open{stage="dns"}'] == 1
     assert found[prefix + 'gaps_total{reason="kernel-drop",stage="capture"}'] == 2
     assert found[prefix + 'rows_total{record_class="usage"}'] == 7
-    assert found[prefix + 'reconciled_bytes_total{counted_by="sets"}'] == 29
+    assert found[prefix + 'reconciled_bytes_total{stage="sets"}'] == 29
     assert {prefix + name for name in GAUGES} <= found.keys()
 
 

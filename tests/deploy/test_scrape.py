@@ -112,7 +112,7 @@ def test_metered_bytes_are_the_bytes_of_the_usage_rows(watched: Watched) -> None
 
 
 def test_interfaces_carry_what_sets_count_and_sets_what_flows_explain(watched: Watched) -> None:
-    counted = watched.prometheus.by("counted_by", "tallyhold_collector_reconciled_bytes_total")
+    counted = watched.prometheus.by("stage", "tallyhold_collector_reconciled_bytes_total")
     assert counted["interfaces"] >= counted["sets"] >= counted["flows"] > 0
     # What flows miss: those that stood in no dump before the window, and packets of no flow.
     assert counted["flows"] > 0.9 * counted["sets"] > 0.8 * counted["interfaces"]
