@@ -37,7 +37,7 @@ from retention.holds.rules import Action, Actor, Ending
 from retention.holds.scope import normalise, prefix
 from retention.model import Hold, Kind, ScopeItem, State
 from retention.register import leaves
-from retention.register.lock import RegisterError
+from retention.register.lock import RegisterError, Underway
 
 __all__ = ["Actor", "Coverage", "Desk", "Draft", "HoldRefused", "Kept", "NotFound", "Ticked"]
 
@@ -186,11 +186,15 @@ class Desk:
             if not hold.protects:
                 self._resolved_us.pop(hold.id, None)
                 continue
-            ending = self._end_due(hold.id)
-            if ending:
-                done.ended[hold.id] = ending
-                continue
-            self._look_again(hold, done)
+            try:
+                ending = self._end_due(hold.id)
+                if ending:
+                    done.ended[hold.id] = ending
+                    continue
+                self._look_again(hold, done)
+            except Underway:  # it may be so for long, as while the clock is wrong
+                done.problems[hold.id] = "busy"
+                log.warning("hold %s waits for the outcome of a purge", hold.id)
             if state.review_overdue(hold, self._now_us()):
                 done.overdue_reviews.append(hold.id)
         if done.overdue_reviews:

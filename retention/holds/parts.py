@@ -111,8 +111,8 @@ class Coverage:
 class Ticked:
     """What a tick did: by hold id what ended it and how many items it grew by; what is late.
 
-    problems: hold id to a code ("too-wide", "store"): growth that did not come about. Each is an
-    alarm: rows that the hold leads to may not be protected.
+    problems: hold id to a code ("too-wide", "store", "busy"): growth, or an end, that did not come
+    about. Each is an alarm: rows that the hold leads to may not be protected.
     """
 
     ended: dict[str, Ending] = field(default_factory=dict)

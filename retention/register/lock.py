@@ -22,6 +22,10 @@ class Busy(RegisterError):
     """Another thread has the exclusive lock, or a purge has to be settled first; try again."""
 
 
+class Underway(Busy):
+    """A purge has to be brought to its outcome first; who waits for the lock does not help it."""
+
+
 class LogPending(RegisterError):
     """The audit log does not take leaves now; every write tries again first.
 

@@ -29,7 +29,14 @@ from retention.model import PROTECTING, Hold, Purge, Step
 from retention.register import database
 from retention.register.database import Database, Uncertain, secret_digest
 from retention.register.leaves import raises_generation
-from retention.register.lock import Busy, Exclusive, FolderLock, LogPending, RegisterError
+from retention.register.lock import (
+    Busy,
+    Exclusive,
+    FolderLock,
+    LogPending,
+    RegisterError,
+    Underway,
+)
 from retention.register.notes import Notes
 from retention.register.outbox import EXCLUSIVE, SETTLED_ONLY, Outbox, stamp
 from retention.register.reading import Reading
@@ -44,7 +51,7 @@ from retention.register.rows import (
     damaged,
 )
 
-__all__ = ["Busy", "LogPending", "Register", "RegisterError"]
+__all__ = ["Busy", "LogPending", "Register", "RegisterError", "Underway"]
 
 SECRET_BYTES: Final = 32
 TIMEOUT_S: Final = 60.0
@@ -202,7 +209,7 @@ class Register(Reading):
 
         Raises LeafError for a leaf that is none and RegisterError for one that the log's replay
         would find at a wrong generation: nothing was written. LogPending: see its `committed`.
-        Busy: a leaf must not come between what a purge preserved and its outcome.
+        Underway: a leaf must not come between what a purge preserved and its outcome.
         """
         holds, purges = tuple(holds), tuple(purges)
         kinds = {str(leaf.get("kind")) for leaf in leaves}
@@ -306,7 +313,7 @@ class Register(Reading):
 
 def _check_settled(underway: set[str]) -> None:
     if underway:
-        raise Busy("a purge has to be brought to its outcome first; try again later")
+        raise Underway("a purge has to be brought to its outcome first; try again later")
 
 
 @contextlib.contextmanager
