@@ -184,10 +184,9 @@ def candidates(
     kept, condition = where
     record_class = place.record_class
     with scope_table(client, narrowed.lists) as scope:
-        tail = (
-            f" FROM {names.source(record_class, kept)} WHERE {in_place(place)} AND {condition}"
-            f" AND {narrowed.over(scope)}"
-        )
+        source = names.source(record_class, kept)
+        chosen = narrowed.over(scope, prewhere=source == names.table(record_class, kept))
+        tail = f" FROM {source} {chosen} AND {in_place(place)} AND {condition}"
         columns = f"SELECT {names_of(record_class)}, {row_hash(record_class)} AS row_hash"
 
         def read(tail: str) -> Columns:
