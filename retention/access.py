@@ -50,6 +50,8 @@ ACTIONS: Final[Mapping[str, tuple[Role, ...]]] = {
     "hold.coverage": (*_LEGAL, Role.AUDITOR),
     "hold.place": (Role.LEGAL_REQUESTER,),
     "hold.extend": (Role.LEGAL_REQUESTER,),
+    "hold.cancel-extension": (Role.LEGAL_REQUESTER,),
+    "hold.review": _LEGAL,
     "hold.release": (Role.LEGAL_REQUESTER,),
     "hold.approve": (Role.LEGAL_APPROVER, Role.DPO),
     "hold.reject": (Role.LEGAL_APPROVER, Role.DPO),

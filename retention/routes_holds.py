@@ -121,6 +121,20 @@ def extend(parts: Parts, asked: Asked) -> dict[str, Any]:
     return _answer(parts, parts.desk.extend(_actor(asked), asked.path["id"], expires))
 
 
+def cancel_extension(parts: Parts, asked: Asked) -> dict[str, Any]:
+    """Take a request for an extension back."""
+    asked.fields()
+    return _answer(parts, parts.desk.cancel_extension(_actor(asked), asked.path["id"]))
+
+
+def review(parts: Parts, asked: Asked) -> dict[str, Any]:
+    """Say that the hold was looked at, and by when it is to be looked at again."""
+    review_by = instant(asked.fields("review_by"), "review_by")
+    if review_by is None:
+        raise bad("review_by: an instant is needed")
+    return _answer(parts, parts.desk.review(_actor(asked), asked.path["id"], review_by))
+
+
 def release(parts: Parts, asked: Asked) -> dict[str, Any]:
     """Ask for the release."""
     reason = words(asked.fields("reason"), "reason", needed=True)
@@ -178,6 +192,8 @@ ROUTES: Final = (
     Route("POST", "/v1/holds/{id}/approve", "hold.approve", approve),
     Route("POST", "/v1/holds/{id}/reject", "hold.reject", reject),
     Route("POST", "/v1/holds/{id}/extend", "hold.extend", extend),
+    Route("POST", "/v1/holds/{id}/cancel-extension", "hold.cancel-extension", cancel_extension),
+    Route("POST", "/v1/holds/{id}/review", "hold.review", review),
     Route("POST", "/v1/holds/{id}/release", "hold.release", release),
     Route("POST", "/v1/holds/{id}/cancel-release", "hold.cancel-release", cancel_release),
 )

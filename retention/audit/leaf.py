@@ -6,8 +6,9 @@ is a list. Personal data can only be a `commitment`; staff are commitments too, 
 for good, so that a reader sees who is the same without learning who it is.
 
 What the writer owes the replay (`replay.py`), so that the log alone can be judged:
-- `generation` counts the changes to what is held. Each hold leaf except `hold.evidence` and
-  `hold.release-*` raises it by one; these carry the present number.
+- `generation` counts the changes to what is held. Each hold leaf except `hold.evidence`,
+  `hold.reviewed`, `hold.extension-*` and `hold.release-*` raises it by one; these carry it.
+- `hold.extended` follows the `hold.extension-requested` of the same person and date.
 - A partition is named after its clock day or month ("20261122", "202611"), and [start, end) are
   those days. Its rows may cover more: [earliest, latest) is from the first instant that any of
   them covers, at most `start`, to the first after what any covers, at least `end`. Holds meet a
@@ -92,6 +93,7 @@ OBJECTS: Final[dict[str, dict[str, str]]] = {
 
 _HOLD: Final = {"hold": "id", "generation": "count"}
 _APPROVED: Final = _HOLD | {"approver": "commitment", "role": "code"}
+_ACTED: Final = _HOLD | {"actor": "commitment", "role": "code"}
 _COUNTS: Final = {"rows_before": "count", "preserved": "count", "destroyed": "count"}
 _PLACE: Final = {"class": "id", "partition": "id"}
 _SPAN: Final = _PLACE | {"start": "time", "end": "time", "earliest": "time", "latest": "time"}
@@ -135,13 +137,18 @@ KINDS: Final[dict[str, dict[str, str]]] = {
     "hold.approved": _APPROVED,
     "hold.rejected": _APPROVED | {"reason": "code"},
     "hold.lapsed": _HOLD,
+    "hold.reviewed": _ACTED | {"review_by": "time"},
+    "hold.extension-requested": _HOLD
+    | {"requester": "commitment", "role": "code", "expires": "time?"},
+    "hold.extension-rejected": _APPROVED | {"reason": "code"},
+    "hold.extension-cancelled": _ACTED,
     "hold.extended": _HOLD
     | {"requester": "commitment", "approver": "commitment", "expires": "time?"},
     "hold.preserved": _HOLD,
     "hold.unavailable": _HOLD | {"purges": "[id]"},
     "hold.release-requested": _HOLD | {"requester": "commitment", "role": "code"},
     "hold.release-approved": _APPROVED,
-    "hold.release-cancelled": _HOLD | {"actor": "commitment", "role": "code"},
+    "hold.release-cancelled": _ACTED,
     "hold.released": _HOLD,
     "hold.expired": _HOLD,
     "hold.evidence": _HOLD | _PLACE | {"rows": "count", "root": "digest"},

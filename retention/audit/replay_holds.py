@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from retention.audit.canonical import Leaf
 from retention.audit.merkle import EMPTY_ROOT
+from retention.audit.replay_dates import DATES, Wish
 
 if TYPE_CHECKING:
     from retention.audit.replay_purges import Purges
@@ -35,6 +36,10 @@ Wrong = Callable[[str, str], None]
 _ENDS: Final = ("hold.rejected", "hold.lapsed", "hold.released", "hold.expired")
 _SAME_GENERATION: Final = (
     "hold.evidence",
+    "hold.reviewed",
+    "hold.extension-requested",
+    "hold.extension-rejected",
+    "hold.extension-cancelled",
     "hold.release-requested",
     "hold.release-approved",
     "hold.release-cancelled",
@@ -45,6 +50,10 @@ _REQUESTER: Final = frozenset({"legal-requester"})
 _APPROVER: Final = frozenset({"legal-approver", "dpo"})
 _ROLES: Final = {
     "hold.submitted": _REQUESTER,
+    "hold.reviewed": _REQUESTER | _APPROVER,
+    "hold.extension-requested": _REQUESTER,
+    "hold.extension-rejected": _APPROVER,
+    "hold.extension-cancelled": _REQUESTER,
     "hold.release-requested": _REQUESTER,
     "hold.approved": _APPROVER,
     "hold.rejected": _APPROVER,
@@ -81,6 +90,8 @@ class Hold:
     """Time of the leaf that ended it; until then it protects, whatever its dates say."""
     freed: int = 0
     """Time at which it was to end: rows are kept 31 days longer at most."""
+    extension: Wish | None = None
+    """A later end that waits for its approval."""
     release_requester: str = ""
     release_approvers: dict[str, int] = field(default_factory=dict)
     """Who approved the release, and when."""
@@ -189,7 +200,10 @@ class Holds:
             self._wrong("hold-state", f"{kind} for a hold that had ended")
         else:
             ends = hold.due()
-            _HANDLERS[kind](self, hold, leaf, purges)
+            if kind in DATES:
+                DATES[kind](self._wrong, hold, leaf)
+            else:
+                _HANDLERS[kind](self, hold, leaf, purges)
             if kind in _ENDS:
                 hold.ended = leaf["at"]
                 hold.freed = min(leaf["at"], ends[0]) if ends else leaf["at"]
@@ -226,16 +240,6 @@ class Holds:
             self._wrong("hold-state", "an approved hold lapsed")
         if leaf["at"] < hold.submitted + PROTECT_US:
             self._wrong("lapse", "a hold lapsed before its 72 hours were over")
-
-    def _extended(self, hold: Hold, leaf: Leaf, _: Purges) -> None:
-        if leaf["approver"] == leaf["requester"]:
-            self._wrong("self-approval", "an extension approved by its requester")
-        if not hold.approved:
-            self._wrong("hold-state", "an extension of a hold that nobody approved")
-        new = leaf["expires"]
-        if new is not None and (hold.expires is None or new < hold.expires):
-            self._wrong("extension", "an extension that ends a hold earlier; that is a release")
-        hold.expires = new
 
     def _release_requested(self, hold: Hold, leaf: Leaf, _: Purges) -> None:
         if hold.release_requester:
@@ -298,7 +302,6 @@ _HANDLERS: Final[dict[str, Callable[[Holds, Hold, Leaf, Purges], None]]] = {
     "hold.approved": Holds._approved,
     "hold.rejected": Holds._rejected,
     "hold.lapsed": Holds._lapsed,
-    "hold.extended": Holds._extended,
     "hold.release-requested": Holds._release_requested,
     "hold.release-approved": Holds._release_approved,
     "hold.release-cancelled": Holds._release_cancelled,

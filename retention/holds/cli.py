@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer import Context
 
 from retention import asking, present
 from retention.holds import placing
@@ -14,8 +15,6 @@ from retention.holds.scopefile import Written
 from retention.model import Kind, State
 
 hold = typer.Typer(no_args_is_help=True, add_completion=False)
-
-Context = typer.Context
 
 
 def _ids(ctx: Context, incomplete: str) -> list[tuple[str, str]]:
@@ -28,8 +27,7 @@ def _ids(ctx: Context, incomplete: str) -> list[tuple[str, str]]:
 
 def _words(words: Iterable[str]) -> Any:
     """A completion with fixed words."""
-    shown = list(words)
-    return lambda incomplete: [word for word in shown if word.startswith(incomplete)]
+    return lambda incomplete: [word for word in words if word.startswith(incomplete)]
 
 
 HoldId = Annotated[
@@ -172,10 +170,7 @@ def _path(hold_id: str, action: str = "") -> str:
 def hold_list(
     ctx: Context,
     state: Annotated[
-        str,
-        typer.Option(
-            help="Only holds in this state, e.g. AwaitingApproval.", autocompletion=_words(State)
-        ),
+        str, typer.Option(help="In this state, as AwaitingApproval.", autocompletion=_words(State))
     ] = "",
     as_json: AsJson = False,
 ) -> None:
@@ -226,7 +221,7 @@ def hold_reject(
     yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
-    """Reject what waits: a hold that was placed, or an extension (its requester too).
+    """Reject what waits: a hold that was placed, or an extension; what you asked for, cancel.
 
     A rejected hold protects nothing any more: what is due is destroyed in the next run. After its
     approval only a release ends a hold; a release is undone with cancel-release.
@@ -254,12 +249,45 @@ def hold_extend(
 ) -> None:
     """Ask for a later expiry; another person approves it. Until then the old one stands.
 
+    `tallyhold hold cancel-extension` takes the request back.
+
     Example: tallyhold hold extend H-2026-0001 --expires 2027-12-31
     """
     until = None if expires == "never" else placing.when("--expires", expires, is_end=True)
     shown = present.end(until) if until else "without expiry"
     asking.confirmed(f"Ask that {hold_id} protects {shown}?", yes=yes)
     _show(as_json, asking.service(ctx.obj).post(_path(hold_id, "extend"), {"expires": until}))
+
+
+@hold.command("cancel-extension")
+def hold_unasked(ctx: Context, hold_id: HoldId, yes: Yes = False, as_json: AsJson = False) -> None:
+    """Take back an extension that you asked for and nobody has approved; the hold stays as it is.
+
+    Example: tallyhold hold cancel-extension H-2026-0001
+    """
+    asking.confirmed(f"Take back the extension asked for {hold_id}?", yes=yes)
+    _show(as_json, asking.service(ctx.obj).post(_path(hold_id, "cancel-extension"), {}))
+
+
+@hold.command("review")
+def hold_review(
+    ctx: Context,
+    hold_id: HoldId,
+    review_by: Annotated[str, typer.Option(help="Day by which to look at it again.")],
+    yes: Yes = False,
+    as_json: AsJson = False,
+) -> None:
+    """Say that you looked at a hold and it is still needed, and by when to look at it again.
+
+    It protects as before, also where the review is late. What is no longer needed you release.
+
+    Example: tallyhold hold review H-2026-0001 --review-by 2027-06-30
+    """
+    until = placing.when("--review-by", review_by, is_end=True)
+    service = asking.service(ctx.obj)
+    present.print_hold(asking.aside(), service.get(_path(hold_id)))
+    asking.confirmed(f"{hold_id} is still needed; review it again by {review_by}?", yes=yes)
+    _show(as_json, service.post(_path(hold_id, "review"), {"review_by": until}))
 
 
 @hold.command("release")
@@ -283,9 +311,7 @@ def hold_release(
 
 
 @hold.command("cancel-release")
-def hold_cancel_release(
-    ctx: Context, hold_id: HoldId, yes: Yes = False, as_json: AsJson = False
-) -> None:
+def hold_go_on(ctx: Context, hold_id: HoldId, yes: Yes = False, as_json: AsJson = False) -> None:
     """Undo a release that was asked for or approved. One person is enough.
 
     Example: tallyhold hold cancel-release H-2026-0001

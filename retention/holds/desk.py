@@ -71,6 +71,7 @@ class Desk:
         tells_refusals: bool = True,
     ) -> None:
         self._register, self._commitments, self._store = register, commitments, store
+        self._person = commitments.person
         self._shared = tuple(prefix(normalise(Kind.ADDRESS, each)) for each in shared)
         self._trusted = trusted
         self._tells_refusals = tells_refusals
@@ -93,9 +94,7 @@ class Desk:
             found, new = growth.first(self._store, hold, self._shared, now)
             hold = replace(hold, id=self._register.next_id("H"))
             generation = self._register.generation
-            tell = leaves.hold_submitted(
-                hold, generation, self._commitments.person, self._commitments.commit
-            )
+            tell = leaves.hold_submitted(hold, generation, self._person, self._commitments.commit)
             hold, more = self._grow(hold, new, generation + len(tell), first=True)
             value = f"{hold.id} {_sum(draft)}"
             self._register.write(
@@ -109,16 +108,13 @@ class Desk:
         """Approve what waits: the submission, an extension, or a release."""
         with self._acting(actor, Action.APPROVE, id):
             hold, now, generation = self._present(id)
-            person = self._commitments.person
+            person, by = self._person, state.approval(actor, now)
             if hold.extension:
-                extension = hold.extension
-                hold = state.approve_extension(hold, actor, now)
-                by = state.approval(actor, now)
+                extension, hold = hold.extension, state.approve_extension(hold, actor, now)
                 told = leaves.hold_extended(hold, extension, by, generation, person)
             elif hold.release:
                 self._need_clock()
                 hold = state.approve_release(hold, actor, now)
-                by = state.approval(actor, now)
                 told = leaves.hold_release_approved(hold, by, generation, person)
             else:
                 hold = state.approve(hold, actor, now)
@@ -137,34 +133,55 @@ class Desk:
             hold, now, generation = self._present(id)
             by = state.approval(actor, now)
             if hold.extension:
-                asked = hold.extension.requested
-                told = self._refusal(Actor(asked.person, asked.role), Action.EXTEND, id, reason)
-                return self._write(state.reject_extension(hold, actor, now), [told])
-            hold = state.reject(hold, actor, now)
-            person = self._commitments.person
-            return self._write(hold, [leaves.hold_rejected(hold, by, reason, generation, person)])
+                hold, tell = (
+                    state.reject_extension(hold, actor, now),
+                    leaves.hold_extension_rejected,
+                )
+            else:
+                hold, tell = state.reject(hold, actor, now), leaves.hold_rejected
+            return self._write(hold, [tell(hold, by, reason, generation, self._commitments.person)])
 
     def extend(self, actor: Actor, id: str, expires_us: int | None) -> Hold:
         """Request a later expiry; None for none at all. Another person approves it."""
         with self._acting(actor, Action.EXTEND, id):
-            hold, now, _ = self._present(id)
-            return self._write(state.request_extension(hold, actor, expires_us, now), [])
+            hold, now, generation = self._present(id)
+            hold = state.request_extension(hold, actor, expires_us, now)
+            told = leaves.hold_extension_requested(hold, generation, self._person)
+            return self._write(hold, [told])
+
+    def cancel_extension(self, actor: Actor, id: str) -> Hold:
+        """Take a request for an extension back, as its requester."""
+        with self._acting(actor, Action.CANCEL_EXTENSION, id):
+            hold, now, generation = self._present(id)
+            hold = state.cancel_extension(hold, actor, now)
+            by = state.approval(actor, now)
+            told = leaves.hold_extension_cancelled(hold, by, generation, self._person)
+            return self._write(hold, [told])
+
+    def review(self, actor: Actor, id: str, review_by_us: int) -> Hold:
+        """Say that somebody looked at a hold, and by when it is to be looked at again."""
+        with self._acting(actor, Action.REVIEW, id):
+            hold, now, generation = self._present(id)
+            hold = state.review(hold, actor, review_by_us, now)
+            by = state.approval(actor, now)
+            return self._write(hold, [leaves.hold_reviewed(hold, by, generation, self._person)])
 
     def release(self, actor: Actor, id: str, reason: str) -> Hold:
         """Request the release; it takes two others' approvals and then seven days."""
         with self._acting(actor, Action.RELEASE, id):
             hold, now, generation = self._present(id)
             hold = state.request_release(hold, actor, reason, now)
-            person = self._commitments.person
-            return self._write(hold, [leaves.hold_release_requested(hold, generation, person)])
+            told = leaves.hold_release_requested(hold, generation, self._person)
+            return self._write(hold, [told])
 
     def cancel_release(self, actor: Actor, id: str) -> Hold:
         """Call a release off."""
         with self._acting(actor, Action.CANCEL_RELEASE, id):
             hold, now, generation = self._present(id)
             hold = state.cancel_release(hold, actor, now)
-            by, person = state.approval(actor, now), self._commitments.person
-            return self._write(hold, [leaves.hold_release_cancelled(hold, by, generation, person)])
+            by = state.approval(actor, now)
+            told = leaves.hold_release_cancelled(hold, by, generation, self._person)
+            return self._write(hold, [told])
 
     def hold(self, id: str) -> Hold:
         """One hold; raises NotFound."""
@@ -259,8 +276,7 @@ class Desk:
     def _grow(
         self, hold: Hold, new: Sequence[ScopeItem], generation: int, *, first: bool = False
     ) -> tuple[Hold, list[dict[str, Any]]]:
-        purges = self._register.purges()
-        commit = self._commitments.commit
+        purges, commit = self._register.purges(), self._commitments.commit
         return growth.grown(hold, new, purges, generation, commit, first=first)
 
     def _repeated(self, known: str, draft: Draft) -> Hold:
@@ -281,9 +297,8 @@ class Desk:
 
     def _need_clock(self) -> None:
         if not self._trusted():
-            raise HoldRefused(
-                "clock-untrusted", "the clock is not trusted: no release before it is confirmed"
-            )
+            text = "the clock is not trusted: no release before it is confirmed"
+            raise HoldRefused("clock-untrusted", text)
 
     def _now_us(self) -> int:
         return self._register.now() // 1000
@@ -306,15 +321,8 @@ class Desk:
             raise
 
     def _refusal(self, actor: Actor, action: Action, id: str, reason: str) -> dict[str, Any]:
-        return leaves.refusal(
-            actor.person,
-            str(actor.role),
-            action.value,
-            id or None,
-            reason,
-            self._commitments.person,
-            self._commitments.commit,
-        )
+        asked = actor.person, str(actor.role), action.value, id or None, reason
+        return leaves.refusal(*asked, self._person, self._commitments.commit)
 
 
 def _sum(draft: Draft) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Final, NamedTuple
 
-from retention.model import PROTECT_US, RELEASE_US, Hold, State
+from retention.model import DAY_US, PROTECT_US, RELEASE_US, Hold, State
 
 REQUESTER: Final = "legal-requester"
 APPROVER: Final = "legal-approver"
@@ -26,6 +26,8 @@ class Action(StrEnum):
     APPROVE = "hold.approve"
     REJECT = "hold.reject"
     EXTEND = "hold.extend"
+    CANCEL_EXTENSION = "hold.cancel-extension"
+    REVIEW = "hold.review"
     RELEASE = "hold.release"
     CANCEL_RELEASE = "hold.cancel-release"
 
@@ -35,9 +37,13 @@ ROLES: Final = {
     Action.APPROVE: (APPROVER, DPO),
     Action.REJECT: (APPROVER, DPO),
     Action.EXTEND: (REQUESTER,),
+    Action.CANCEL_EXTENSION: (REQUESTER,),
+    Action.REVIEW: (REQUESTER, APPROVER, DPO),
     Action.RELEASE: (REQUESTER,),
     Action.CANCEL_RELEASE: (REQUESTER, APPROVER, DPO),
 }
+MAX_REVIEW_US: Final = 731 * DAY_US
+"""How far ahead a review is put off at once; a hold that nobody looks at keeps data for good."""
 APPROVED: Final = frozenset(
     {State.AWAITING_PRESERVATION, State.PRESERVED, State.PRESERVATION_NOT_AVAILABLE}
 )

@@ -8,6 +8,7 @@
       | settle
     Preserved or PreservationNotAvailable
       |                        its date: Expired; extension: by one, approved by another
+      |                        review: by any one person; it ends nothing
       | request_release        called off by any one person (cancel_release)
       | approve_release        twice, by two people, neither of them a requester
       | 7 days
@@ -30,6 +31,7 @@ from retention.holds.rules import (
     APPROVED,
     DPO,
     ENDS,
+    MAX_REVIEW_US,
     ROLES,
     Action,
     Actor,
@@ -53,6 +55,7 @@ __all__ = [
     "approve",
     "approve_extension",
     "approve_release",
+    "cancel_extension",
     "cancel_release",
     "due",
     "end",
@@ -61,6 +64,7 @@ __all__ = [
     "reject_extension",
     "request_extension",
     "request_release",
+    "review",
     "review_overdue",
     "settle",
     "submit",
@@ -162,11 +166,34 @@ def approve_extension(hold: Hold, actor: Actor, now_us: int) -> Hold:
 
 
 def reject_extension(hold: Hold, actor: Actor, now_us: int) -> Hold:
-    """The extension turned down; the hold stays as it is. Its requester may take it back so."""
-    if actor.person != _extension(hold).requested.person:
-        _allow(Action.REJECT, actor)
+    """The extension turned down by another person; the hold stays as it is."""
+    _allow(Action.REJECT, actor)
     _in_time(hold, now_us)
+    requested = _extension(hold).requested
+    _another(actor, requested, "nobody rejects an extension that they requested; cancel it instead")
     return replace(hold, extension=None)
+
+
+def cancel_extension(hold: Hold, actor: Actor, now_us: int) -> Hold:
+    """The extension taken back by who requested it; the hold stays as it is."""
+    _allow(Action.CANCEL_EXTENSION, actor)
+    _in_time(hold, now_us)
+    if _extension(hold).requested.person != actor.person:
+        raise HoldRefused(
+            "other-person", "only its requester takes an extension back; others reject it"
+        )
+    return replace(hold, extension=None)
+
+
+def review(hold: Hold, actor: Actor, review_by_us: int, now_us: int) -> Hold:
+    """Looked at by one person, and to be looked at again by a later day; it protects as before."""
+    _allow(Action.REVIEW, actor)
+    _in_time(hold, now_us)
+    if not hold.protects:
+        raise HoldRefused("ended", "the hold has ended")
+    if not now_us < review_by_us <= now_us + MAX_REVIEW_US:
+        raise HoldRefused("bad-review", "the next review is in the future, within two years")
+    return replace(hold, review_by_us=review_by_us)
 
 
 def request_release(hold: Hold, actor: Actor, reason: str, now_us: int) -> Hold:

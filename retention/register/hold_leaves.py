@@ -21,6 +21,10 @@ Commit = Callable[[str], str]
 SAME_GENERATION: Final = frozenset(
     {
         "hold.evidence",
+        "hold.reviewed",
+        "hold.extension-requested",
+        "hold.extension-rejected",
+        "hold.extension-cancelled",
         "hold.release-requested",
         "hold.release-approved",
         "hold.release-cancelled",
@@ -91,6 +95,34 @@ def hold_released(hold: Hold, generation: int) -> Leaf:
     return _ended("hold.released", hold, generation)
 
 
+def hold_reviewed(hold: Hold, by: Approval, generation: int, person: Person) -> Leaf:
+    """Say who looked at a hold, and when it is to be looked at again."""
+    told = _acted("hold.reviewed", hold.id, by, generation, person)
+    return told | {"review_by": hold.review_by_us}
+
+
+def hold_extension_requested(hold: Hold, generation: int, person: Person) -> Leaf:
+    """Say who wants a hold to end later; raises ValueError if nobody does."""
+    if hold.extension is None:
+        raise ValueError("a hold whose extension nobody requested")
+    by, expires_us = hold.extension.requested, hold.extension.expires_us
+    told = _requested("hold.extension-requested", hold.id, by, generation, person)
+    return told | {"expires": expires_us}
+
+
+def hold_extension_rejected(
+    hold: Hold, by: Approval, reason: str, generation: int, person: Person
+) -> Leaf:
+    """Say who turned an extension down; `reason` is a code."""
+    told = _decided("hold.extension-rejected", hold.id, by, generation, person)
+    return told | {"reason": reason}
+
+
+def hold_extension_cancelled(hold: Hold, by: Approval, generation: int, person: Person) -> Leaf:
+    """Say that its requester took an extension back."""
+    return _acted("hold.extension-cancelled", hold.id, by, generation, person)
+
+
 def hold_extended(
     hold: Hold, extension: Extension, by: Approval, generation: int, person: Person
 ) -> Leaf:
@@ -132,15 +164,7 @@ def hold_release_requested(hold: Hold, generation: int, person: Person) -> Leaf:
     """Say who wants a hold released; raises ValueError if nobody does."""
     if hold.release is None:
         raise ValueError("a hold whose release nobody requested")
-    by = hold.release.requested
-    return {
-        "kind": "hold.release-requested",
-        "at": by.at_us,
-        "hold": hold.id,
-        "generation": generation,
-        "requester": person(by.person),
-        "role": by.role,
-    }
+    return _requested("hold.release-requested", hold.id, hold.release.requested, generation, person)
 
 
 def hold_release_approved(hold: Hold, by: Approval, generation: int, person: Person) -> Leaf:
@@ -150,14 +174,7 @@ def hold_release_approved(hold: Hold, by: Approval, generation: int, person: Per
 
 def hold_release_cancelled(hold: Hold, by: Approval, generation: int, person: Person) -> Leaf:
     """Say who called a release off."""
-    return {
-        "kind": "hold.release-cancelled",
-        "at": by.at_us,
-        "hold": hold.id,
-        "generation": generation,
-        "actor": person(by.person),
-        "role": by.role,
-    }
+    return _acted("hold.release-cancelled", hold.id, by, generation, person)
 
 
 def hold_evidence(hold: str, place: Place, rows: int, root: str, generation: int) -> Leaf:
@@ -179,12 +196,24 @@ def scope_text(item: ScopeItem) -> str:
 
 
 def _decided(kind: str, hold: str, by: Approval, generation: int, person: Person) -> Leaf:
+    return _by("approver", kind, hold, by, generation, person)
+
+
+def _requested(kind: str, hold: str, by: Approval, generation: int, person: Person) -> Leaf:
+    return _by("requester", kind, hold, by, generation, person)
+
+
+def _acted(kind: str, hold: str, by: Approval, generation: int, person: Person) -> Leaf:
+    return _by("actor", kind, hold, by, generation, person)
+
+
+def _by(name: str, kind: str, hold: str, by: Approval, generation: int, person: Person) -> Leaf:
     return {
         "kind": kind,
         "at": by.at_us,
         "hold": hold,
         "generation": generation,
-        "approver": person(by.person),
+        name: person(by.person),
         "role": by.role,
     }
 

@@ -29,12 +29,13 @@ MAY = {
     "demand": "",
     "faults": "faults.line faults.outages",
     "legal-requester": "hold.list hold.show hold.coverage hold.place hold.extend hold.release"
-    " hold.cancel-release policy.read policy.report purge.certificate lookup.who",
+    " hold.cancel-extension hold.review hold.cancel-release policy.read policy.report"
+    " purge.certificate lookup.who",
     "legal-approver": "hold.list hold.show hold.coverage hold.approve hold.reject"
-    " hold.cancel-release policy.read policy.report purge.certificate lookup.who",
-    "dpo": "hold.list hold.show hold.coverage hold.approve hold.reject hold.cancel-release"
-    " policy.read policy.report purge.plan purge.status purge.certificate audit.tail"
-    " audit.checkpoint audit.witness clock.read clock.confirm lookup.who",
+    " hold.review hold.cancel-release policy.read policy.report purge.certificate lookup.who",
+    "dpo": "hold.list hold.show hold.coverage hold.approve hold.reject hold.review"
+    " hold.cancel-release policy.read policy.report purge.plan purge.status purge.certificate"
+    " audit.tail audit.checkpoint audit.witness clock.read clock.confirm lookup.who",
     "auditor": "hold.list hold.show hold.coverage policy.read policy.report purge.plan"
     " purge.status purge.certificate audit.tail audit.checkpoint audit.witness clock.read",
 }

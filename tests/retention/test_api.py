@@ -20,12 +20,14 @@ import pytest
 
 from aggregator import pki
 from retention.access import ALL_BURST
+from retention.answers import iso
 from retention.api import CHANGERS, ROUTES
 from retention.audit.checkpoint import WITNESS, Signer
 from retention.audit.log import LogReader
 from retention.audit.witness import Witness
 from retention.client import Where
 from retention.doors import DoorError
+from retention.model import DAY_US
 from tests.retention.rig import (
     FAR,
     SECOND_APPROVER,
@@ -132,7 +134,16 @@ def test_a_hold_goes_its_whole_way_through_people(service: Running) -> None:
     assert (status, hold["approved"]["role"]) == (200, "legal-approver")
     assert hold["state"] == "AwaitingPreservation"  # the engine is down
     later = "2099-06-01T00:00:00Z"
-    status, _ = service.ask("legal-requester", "POST", f"{path}/extend", {"expires": later})
+    extend = ("legal-requester", "POST", f"{path}/extend", {"expires": later})
+    assert service.ask(*extend)[1]["extension"]["expires"] == later
+    assert service.ask("dpo", "POST", f"{path}/cancel-extension", {})[0] == 403
+    status, hold = service.ask("legal-requester", "POST", f"{path}/cancel-extension", {})
+    assert (status, hold["extension"]) == (200, None)
+    assert service.ask(*extend)[0] == 200
+    assert service.ask("dpo", "POST", f"{path}/review", {})[0] == 400
+    review_by = str(iso(int(time.time()) * 1_000_000 + 30 * DAY_US))
+    status, hold = service.ask("dpo", "POST", f"{path}/review", {"review_by": review_by})
+    assert (status, hold["review_by"], "reviewed by" in hold["next"]) == (200, review_by, True)
     status, hold = service.ask("dpo", "POST", f"{path}/approve", {})
     assert (status, hold["expires"]) == (200, later)
     body = {"reason": "case closed"}
@@ -147,8 +158,10 @@ def test_a_hold_goes_its_whole_way_through_people(service: Running) -> None:
     assert (status, hold["release"], hold["protects"]) == (200, None, True)
     kinds = [leaf["kind"] for leaf in service.leaves() if leaf.get("hold") == hold["id"]]
     assert kinds == [
-        "hold.submitted", "hold.approved", "hold.extended", "hold.release-requested",
-        "hold.release-approved", "hold.release-approved", "hold.release-cancelled",
+        "hold.submitted", "hold.approved", "hold.extension-requested",
+        "hold.extension-cancelled", "hold.extension-requested", "hold.reviewed", "hold.extended",
+        "hold.release-requested", "hold.release-approved", "hold.release-approved",
+        "hold.release-cancelled",
     ]  # fmt: skip
 
 

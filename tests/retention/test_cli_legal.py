@@ -180,6 +180,8 @@ def test_nothing_is_sent_without_a_confirmation(fake: Fake) -> None:
         ("approve", "H-2026-0001"),
         ("reject", "H-2026-0001", "--reason=too-wide"),
         ("extend", "H-2026-0001", "--expires=2028-01-01"),
+        ("cancel-extension", "H-2026-0001"),
+        ("review", "H-2026-0001", "--review-by=2028-01-01"),
         ("release", "H-2026-0001", "--reason=over"),
         ("cancel-release", "H-2026-0001"),
     ):
@@ -292,6 +294,8 @@ def test_the_bodies_that_are_sent(fake: Fake) -> None:
         ("extend", ("--expires=2028-01-01",), {"expires": "2028-01-02T00:00:00Z"}),
         ("extend", ("--expires=never",), {"expires": None}),
         ("release", ("--reason=case closed",), {"reason": "case closed"}),
+        ("cancel-extension", (), {}),
+        ("review", ("--review-by=2028-01-01",), {"review_by": "2028-01-02T00:00:00Z"}),
         ("cancel-release", (), {}),
     ):
         fake.answers[f"POST /v1/holds/H-2026-0001/{action}"] = (200, HOLD)

@@ -104,6 +104,15 @@ class Teller:
             del self.active[hold]
         return self.tell(f"hold.{what}", hold=hold, generation=self.generation, **fields)
 
+    def same(self, what: str, hold: str, **fields: Any) -> Leaf:
+        """A hold leaf that changes nothing of what is held."""
+        return self.tell(f"hold.{what}", hold=hold, generation=self.generation, **fields)
+
+    def extension(self, hold: str, expires: int | None, by: str = ANN) -> Leaf:
+        """A later end is asked for."""
+        role = "legal-requester"
+        return self.same("extension-requested", hold, requester=by, role=role, expires=expires)
+
     def release(self, hold: str, *approvers: str, by: str = DORA) -> None:
         """Requested, approved by these, and released a week later."""
         same = {"hold": hold, "generation": self.generation}

@@ -233,11 +233,11 @@ SPOILT: dict[str, tuple[str, Callable[[Told], None]]] = {
         after(
             "beat",
             {
-                "kind": "hold.extended",
+                "kind": "hold.extension-requested",
                 "hold": "h1",
-                "generation": 3,
+                "generation": 2,
                 "requester": ANN,
-                "approver": BOB,
+                "role": "legal-requester",
                 "expires": START + 6 * DAY,
             },
         ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -105,8 +106,9 @@ def test_extensions(tmp_path: Path) -> None:
     def extended(**changes: object) -> Teller:
         teller = Teller()
         teller.hold("h1", of("visit", FIRST), expires=START + 30 * DAY)
-        usual = {"requester": ANN, "approver": CARL, "expires": START + 90 * DAY}
-        teller.change("extended", "h1", **usual | changes)
+        usual: dict[str, Any] = {"approver": CARL, "expires": START + 90 * DAY} | changes
+        teller.extension("h1", usual["expires"])
+        teller.change("extended", "h1", requester=ANN, **usual)
         teller.until(START + 80 * DAY)
         return teller
 
@@ -116,8 +118,61 @@ def test_extensions(tmp_path: Path) -> None:
     assert "extension" in extended(expires=START + 29 * DAY).rules(tmp_path / "shorter")
     early = Teller()
     early.submit("h1", of("visit", FIRST), expires=START + 30 * DAY)
+    early.extension("h1", None)
     early.change("extended", "h1", requester=ANN, approver=CARL, expires=None)
     assert early.rules(tmp_path / "unapproved") == {"hold-state"}
+
+
+def test_an_extension_is_approved_as_it_was_requested_or_not_at_all(tmp_path: Path) -> None:
+    def asked(*decisions: dict[str, object], again: bool = False) -> set[str]:
+        teller = Teller()
+        teller.hold("h1", of("visit", FIRST), expires=START + 30 * DAY)
+        for _ in range(1 + again):
+            teller.extension("h1", START + 90 * DAY, ANN)
+        for decision in decisions:
+            teller.same(str(decision.pop("what")), "h1", **decision)
+        return teller.rules(tmp_path / str(len(list(tmp_path.iterdir()))))
+
+    def extended(**changes: object) -> set[str]:
+        teller = Teller()
+        teller.hold("h1", of("visit", FIRST), expires=START + 30 * DAY)
+        teller.extension("h1", START + 90 * DAY, ANN)
+        usual = {"requester": ANN, "approver": CARL, "expires": START + 90 * DAY}
+        teller.change("extended", "h1", **usual | changes)
+        return teller.rules(tmp_path / str(len(list(tmp_path.iterdir()))))
+
+    def rejected(who: str) -> dict[str, object]:
+        role = "legal-approver"
+        return {"what": "extension-rejected", "approver": who, "role": role, "reason": "x"}
+
+    def cancelled(who: str) -> dict[str, object]:
+        return {"what": "extension-cancelled", "actor": who, "role": "legal-requester"}
+
+    assert asked() == asked(rejected(CARL)) == asked(cancelled(ANN)) == extended() == set()
+    assert asked(again=True) == {"hold-state"}
+    assert asked(rejected(ANN)) == {"self-approval"}
+    assert asked(cancelled(DORA)) == {"hold-state"}
+    assert asked(cancelled(ANN), cancelled(ANN)) == {"hold-state"}
+    assert asked(rejected(CARL), rejected(CARL)) == {"hold-state"}
+    assert asked({**cancelled(ANN), "role": "operations"}) == {"role"}
+    assert extended(expires=START + 91 * DAY) == {"hold-state"}
+    assert extended(requester=DORA) == {"hold-state"}
+
+
+def test_a_review_renews_its_day_and_nothing_else(tmp_path: Path) -> None:
+    def reviewed(review_by: int, role: str = "dpo") -> Teller:
+        teller = Teller()
+        teller.hold("h1", of("visit", FIRST), review_by=START + 9 * DAY)
+        teller.same("reviewed", "h1", actor=CARL, role=role, review_by=review_by)
+        teller.until(START + 20 * DAY)
+        return teller
+
+    late = reviewed(START + 15 * DAY).judged(tmp_path / "late")
+    assert late.notes == ["hold h1 protects, and its review is overdue"]
+    good = reviewed(START + 50 * DAY).judged(tmp_path / "good")
+    assert (good.good, good.notes) == (True, [])
+    assert reviewed(START).rules(tmp_path / "past") == {"review"}
+    assert reviewed(START + 50 * DAY, "operations").rules(tmp_path / "role") == {"role"}
 
 
 @pytest.mark.parametrize(

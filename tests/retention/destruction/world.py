@@ -310,9 +310,11 @@ class World:
     def extend(self, name: str, expires_us: int | None) -> Hold:
         hold, by = self._hold(name), self._by(BOB)
         wish = Extension(self._by(ANN), expires_us)
+        generation = self.register.generation
+        owed = [build.hold_extension_requested(replace(hold, extension=wish), generation, person)]
         hold = replace(hold, expires_us=expires_us)
-        owed = build.hold_extended(hold, wish, by, self.register.generation, person)
-        self.register.write(holds=[hold], leaves=[owed])
+        owed.append(build.hold_extended(hold, wish, by, generation, person))
+        self.register.write(holds=[hold], leaves=owed)
         return hold
 
     def ask_release(self, name: str) -> Hold:

@@ -145,8 +145,12 @@ def test_a_hold_from_its_order_to_its_release(office: Office) -> None:
     assert desk.hold(hold.id) == hold
     assert desk.approve(BOB, hold.id).state is State.PRESERVED
     later = START + 400 * DAY_US
+    for decide in (desk.cancel_extension, desk.reject):
+        assert desk.extend(ANN, hold.id, later).extension
+        assert decide(ANN if decide == desk.cancel_extension else BOB, hold.id).extension is None
     assert desk.extend(ANN, hold.id, later).extension
     assert desk.approve(BOB, hold.id).expires_us == later
+    assert desk.review(ANN, hold.id, START + 90 * DAY_US).review_by_us == START + 90 * DAY_US
     desk.release(RITA, hold.id, "case closed")
     desk.approve(BOB, hold.id)
     assert desk.cancel_release(ANN, hold.id).release is None
@@ -164,7 +168,13 @@ def test_a_hold_from_its_order_to_its_release(office: Office) -> None:
         "hold.submitted",
         "hold.approved",
         "hold.preserved",
+        "hold.extension-requested",
+        "hold.extension-cancelled",
+        "hold.extension-requested",
+        "hold.extension-rejected",
+        "hold.extension-requested",
         "hold.extended",
+        "hold.reviewed",
         "hold.release-requested",
         "hold.release-approved",
         "hold.release-cancelled",
@@ -226,9 +236,11 @@ def test_a_rejected_extension_leaves_the_hold_and_is_told(office: Office) -> Non
     hold = office.in_force()
     office.desk.extend(ANN, hold.id, START + 400 * DAY_US)
     assert office.desk.reject(BOB, hold.id, "too-long") == hold
-    (told,) = office.world.leaves("refusal")
-    assert (told["action"], told["reason"]) == ("hold.extend", "too-long")
-    assert told["actor"] == office.people.person("ann")
+    (told,) = office.world.leaves("hold.extension-rejected")
+    assert (told["hold"], told["reason"]) == (hold.id, "too-long")
+    assert told["approver"] == office.people.person("bob")
+    (asked,) = office.world.leaves("hold.extension-requested")
+    assert asked["requester"] == office.people.person("ann")
 
 
 def test_a_repeated_request_is_the_same_hold(office: Office) -> None:

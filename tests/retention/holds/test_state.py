@@ -103,8 +103,13 @@ def test_an_extension_is_later_and_approved_by_another() -> None:
     refused("same-person", state.approve_extension, asked, Actor("ann", "dpo"), NOW + 3)
     assert state.approve_extension(asked, BOB, NOW + 3).expires_us == later
     assert state.reject_extension(asked, BOB, NOW + 3) == hold
-    assert state.reject_extension(asked, ANN, NOW + 3) == hold, "taken back"
+    refused("same-person", state.reject_extension, asked, Actor("ann", "dpo"), NOW + 3)
     refused("not-allowed", state.reject_extension, asked, RITA, NOW + 3)
+    assert state.cancel_extension(asked, ANN, NOW + 3) == hold
+    refused("other-person", state.cancel_extension, asked, RITA, NOW + 3)
+    refused("not-allowed", state.cancel_extension, asked, BOB, NOW + 3)
+    refused("nothing-waits", state.cancel_extension, hold, ANN, NOW + 3)
+    refused("overdue", state.cancel_extension, asked, ANN, old)
     refused("nothing-waits", state.approve_extension, hold, BOB, NOW + 3)
     refused("overdue", state.approve_extension, asked, BOB, old)
 
@@ -162,6 +167,20 @@ def test_an_overdue_review_frees_nothing() -> None:
     assert state.due(hold, late) is None
     assert hold.protects
     assert "overdue" in state.next_step(hold, late)
+
+
+def test_one_person_renews_a_review_and_nothing_else_changes() -> None:
+    hold = in_force(expires_us=None, review_by_us=NOW + DAY_US)
+    late, next_us = NOW + 400 * DAY_US, NOW + 500 * DAY_US
+    for who in (ANN, BOB, DORA):
+        renewed = state.review(hold, who, next_us, late)
+        assert renewed == replace(hold, review_by_us=next_us)
+        assert not state.review_overdue(renewed, late)
+    assert state.review(submitted(), BOB, next_us, NOW + 1).review_by_us == next_us
+    refused("not-allowed", state.review, hold, Actor("otto", "operations"), next_us, late)
+    for bad in (late, late - 1, late + 732 * DAY_US):
+        refused("bad-review", state.review, hold, BOB, bad, late)
+    refused("ended", state.review, state.reject(submitted(), BOB, NOW + 1), BOB, next_us, NOW + 2)
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,8 @@ HOLD = hold(
 PURGE = purge(held=(HeldRoot("H-1", 5, ROOT), HeldRoot("H-2", 0, ROOT)), waiting=("replica-down",))
 PURGED = replace(PURGE, rows_before=9, preserved=5, destroyed=4, digest=ROOT, dropped_us=START)
 
+EXTENDING = replace(HOLD, extension=Extension(ANN, None))
+
 
 def every() -> list[Leaf]:
     """A leaf or more of each kind."""
@@ -48,6 +50,10 @@ def every() -> list[Leaf]:
         leaves.hold_lapsed(HOLD, 0),
         leaves.hold_expired(HOLD, 0),
         leaves.hold_released(HOLD, 0),
+        leaves.hold_reviewed(replace(HOLD, review_by_us=START + 9), BOB, 0, sha),
+        leaves.hold_extension_requested(EXTENDING, 0, sha),
+        leaves.hold_extension_rejected(EXTENDING, BOB, "not-needed", 0, sha),
+        leaves.hold_extension_cancelled(EXTENDING, ANN, 0, sha),
         leaves.hold_extended(HOLD, Extension(ANN, None), BOB, 0, sha),
         leaves.hold_preserved(HOLD, 0),
         *leaves.hold_unavailable(HOLD, 0),
