@@ -1,9 +1,9 @@
 """Replays leaves in order and gives findings: what the log, though well signed, shows done wrong.
 
 One `Replay` takes each leaf once, by `step`, then `finish`. Rules that need no state stand in
-`leaf.py`; those on holds in `replay_holds.py`, on destruction in `replay_purges.py`, on what is
-where and for how long in `replay_places.py`, on SafeGuard in `replay_safeguard.py`; here are the
-clock and the log's own leaves.
+`leaf.py`; those on holds in `replay_holds.py`, on their dates in `replay_dates.py`, on destruction
+in `replay_purges.py`, on what is where and for how long in `replay_places.py`, on SafeGuard in
+`replay_safeguard.py`; here are the clock and the log's own leaves.
 """
 
 from __future__ import annotations

@@ -33,7 +33,8 @@ from tests.retention.audit.teller import FIRST, Teller, open_at
 ROOT = Path(__file__).parents[3]
 STANDALONE = (
     *("canonical", "merkle", "checkpoint", "leaf", "report", "frontier", "sealed", "snapshot"),
-    *("replay", "replay_holds", "replay_places", "replay_purges", "replay_safeguard", "verify"),
+    *("replay", "replay_dates", "replay_holds", "replay_places", "replay_purges"),
+    *("replay_safeguard", "verify"),
 )
 
 
