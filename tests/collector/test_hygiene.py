@@ -22,6 +22,26 @@ print(resource.getrlimit(resource.RLIMIT_CORE), os.stat("/proc/self/mem").st_uid
 print(int(locked.split()[1]) > 0, len(missing), *missing, sep="|")
 sys.stdin.read()
 """
+UNPRIVILEGED = """
+import ctypes, encodings.ascii, os, resource  # another user may not get at the library
+from collector import hygiene
+resource.setrlimit(resource.RLIMIT_MEMLOCK, (65536, 65536))
+if os.getuid() == 0:
+    os.setgroups([])
+    os.setresgid(65534, 65534, 65534)
+    os.setresuid(65534, 65534, 65534)
+ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)  # PR_SET_DUMPABLE, which another user's id has cleared
+def show():
+    with open("/proc/self/status") as status:
+        locked = next(line for line in status if line.startswith("VmLck")).split()[1]
+    is_own = os.stat("/proc/self/mem").st_uid == os.getuid()
+    print(is_own, locked, resource.getrlimit(resource.RLIMIT_CORE))
+resource.setrlimit(resource.RLIMIT_CORE, (1, 1))
+show()
+missing = hygiene.harden()
+show()
+print(*missing, sep="|")
+"""
 SCAN = """
 import gc, hashlib
 needle = hashlib.blake2b(b"needle", digest_size=24).digest()
@@ -62,6 +82,15 @@ def test_a_hardened_process_leaves_no_core_and_belongs_to_root() -> None:
     # What could not be had is said: here the environment, and memory where the limit is low.
     assert int(missing) == 1 + (is_locked == "False")
     assert "PYTHONMALLOC=malloc" in words[-1]
+
+
+def test_another_process_of_the_user_is_kept_out_and_locking_is_no_condition() -> None:
+    """Without a privilege, and with a limit that memory does not fit in."""
+    before, after, missing = run(UNPRIVILEGED, dict(hygiene.ENVIRONMENT)).splitlines()
+    assert before == "True 0 (1, 1)"
+    assert after == "False 0 (0, 0)"
+    assert "LimitMEMLOCK" in missing
+    assert "|" not in missing
 
 
 def test_nothing_is_missing_where_the_environment_is_right() -> None:

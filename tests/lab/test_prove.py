@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Any, Final
 
 import pytest
 
+from collector.hygiene import ENVIRONMENT
 from safeguard.names import CHECKS
 from tests.lab import safeguard_report as proving
 from tests.lab.appliance import Appliance
@@ -70,6 +72,20 @@ def test_every_check_passes_on_the_running_router(proved: Proved) -> None:
     assert proved.checks.keys() == CHECKS.keys()
     assert len(list((proved.folder / "wire").iterdir())) > 3
     assert len(json.loads(proved.canaries.read_text())["names"]) == 2 * proving.COUNT
+
+
+def test_the_live_collector_shuts_its_memory(proved: Proved) -> None:
+    """The very process; that it is not dumpable cannot be seen of root's (tests/collector)."""
+    assert proved.appliance.collector is not None
+    process = Path(f"/proc/{proved.appliance.collector.pid}")
+    limits = (process / "limits").read_text().splitlines()
+    (cores,) = (line.split()[4:6] for line in limits if line.startswith("Max core file size"))
+    assert cores == ["0", "0"]
+    environ = (process / "environ").read_bytes().split(b"\0")
+    assert {f"{name}={value}".encode() for name, value in ENVIRONMENT.items()} <= set(environ)
+    (locked,) = re.findall(r"VmLck:\s*(\d+) kB", (process / "status").read_text())
+    said = "memory is not locked" in (proved.appliance.folder / "collector.log").read_text()
+    assert said == (int(locked) == 0)
 
 
 def test_the_days_are_reported_and_the_log_agrees(proved: Proved) -> None:
