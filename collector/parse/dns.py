@@ -22,6 +22,8 @@ _AAAA_IN: Final = AAAA << 16 | _IN
 _CNAME_IN: Final = CNAME << 16 | _IN
 """Type and class as they stand together in a record."""
 
+HEADER_BYTES: Final = 12
+"""Names stand after it."""
 MAX_RECORDS: Final = 1024
 """Records read in one answer section. The largest round robins seen hold some tens; 64 KiB over
 TCP could hold 5,000, and a resolution with that many addresses says nothing."""

@@ -77,7 +77,10 @@ class Observer:
     def __init__(self, config: ObserverConfig) -> None:
         self._ports = config.ports
         self._secrets = config.secrets
-        self._targets = config.targets
+        targets = self._targets = config.targets
+        # Every answer is asked for them: at hand they cost less.
+        self._may_name = targets.may_name if targets else None
+        self._are_apart = targets.are_apart if targets else None
         self._unfiltered = config.unfiltered
         self._roles = dict(config.roles)
         self._fragments = FragmentTable()
@@ -239,9 +242,9 @@ class Observer:
     def _dns(self, packet: Packet, message: bytes) -> list[Event]:
         counts = self._stages["dns"]
         counts["seen"] += 1
+        may_name, are_apart = self._may_name, self._are_apart
         try:
-            targets = self._targets
-            named = targets is not None and targets.may_name(message) is not None
+            named = may_name is not None and may_name(message, dns.HEADER_BYTES) is not None
             answer = dns.parse_answer(message, named)
         except ParseError:
             malformed(counts)
@@ -251,7 +254,9 @@ class Observer:
             return []
         counts["recorded"] += 1
         host, addresses = answer.host, answer.addresses
-        if targets is not None and (named or not targets.are_apart(addresses)):
+        if named or (are_apart is not None and not are_apart(addresses)):
+            targets = self._targets
+            assert targets is not None, "whose these are"
             category = targets.category(answer)
             if category is not None:
                 # Every counter takes a block for a look-up that led nowhere, of which are many.
