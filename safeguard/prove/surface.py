@@ -18,7 +18,7 @@ PAGES: Final[Mapping[str, frozenset[str]]] = {
     "units_malformed_total": frozenset({"stage"}),
     "rows_total": frozenset({"record_class"}),
     "gaps_total": frozenset({"stage", "reason"}),
-    "reconciled_bytes_total": frozenset({"counted_by"}),
+    "reconciled_bytes_total": frozenset({"stage"}),
 }
 """Series of the collector that count what it hears, with their labels. All others of it must have
 no label but those of `_QUIET`."""
