@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -46,15 +47,19 @@ def served(*more: CounterMetricFamily, stages: Mapping[str, Any] | None = None) 
     made = OfCollector("127.0.0.1", 0)
     collect = made.collect
     made.collect = lambda: iter([*collect(), *more])  # type: ignore[method-assign]
-    made.publish(
-        Snapshot(
-            stages={"dns": counts, **(stages or {})},
-            rows={"visit": 5, "block_count": 77, "safeguard_ledger": 26},
-            gaps={("capture", "restart"): 1},
-            batches={"committed": 1},
-            gauges=dict.fromkeys(GAUGES, 1.0),
-        )
+    snapshot = Snapshot(
+        stages={"dns": counts, **(stages or {})},
+        rows={"visit": 5, "block_count": 77, "safeguard_ledger": 26},
+        gaps={("capture", "restart"): 1},
+        batches={"committed": 1},
+        spool_rows={"committed": 5},
+        reconciled={"interfaces": 30, "sets": 29, "flows": 20},
+        requests={"accepted": 1},
+        gauges=dict.fromkeys(GAUGES, 1.0),
     )
+    silent = [each.name for each in fields(snapshot) if not getattr(snapshot, each.name)]
+    assert not silent, "a series without a sample is not looked at"
+    made.publish(snapshot)
     made.start()
     try:
         yield made.port
