@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import ssl
+from dataclasses import replace
 from typing import Final
 
 from collector.build_safeguard import safeguard_config, safeguard_problems, targets
@@ -93,10 +94,13 @@ def ports(config: Config) -> Ports:
 
 
 def role_ports(config: Config, role: str) -> Ports:
-    """What is looked for on an interface of that role."""
-    if role != "lines":
-        return ports(config)
-    return Ports(dns=(), tls=(), http=(), quic=(), radius=(), sip=())
+    """What is looked for on an interface of that role: host names on access interfaces alone, so
+    that on the others none of that passes the filter."""
+    every = ports(config)
+    if role == "access":
+        return every
+    quiet = replace(every, dns=(), tls=(), http=(), quic=())
+    return quiet if role == "control" else replace(quiet, radius=(), sip=())
 
 
 def link_patterns(config: Config) -> tuple[tuple[str, str], ...]:

@@ -181,6 +181,7 @@ class Sources:
             role_ports(self._config, link.role),
             self._buffer(self.captured + 1),
             unheard=self._pages if link.role == "access" else (),
+            tunnels=link.role == "control",
         )
         source = PacketSource(config, self._now, self._slots)
         try:

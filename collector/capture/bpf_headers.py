@@ -40,6 +40,10 @@ _VLANS: Final = (0x8100, 0x88A8, 0x9100)
 _TCP: Final = 6
 _UDP: Final = 17
 _FRAGMENT: Final = 44
+_IN_IP: Final = ((4, "4"), (41, "6"))
+"""IPv4 and IPv6 in IP (RFC 2003, RFC 2473, RFC 4213), and the section that reads them."""
+_CUT: Final = 0x3FFF
+"""More fragments, or an offset."""
 _EXTENSIONS: Final = (0, 43, 60)
 _MAX_EXTENSIONS: Final = 3
 """Each of the kinds once, which is what RFC 8200 section 4.1 recommends but for destinations."""
@@ -117,39 +121,47 @@ def _move(asm: Assembler, count: int) -> None:
     asm.op(LD_MEM, KEEP)
 
 
-def ip4(asm: Assembler, snaplen: int, unheard: Sequence[bytes]) -> None:
+def ip4(
+    asm: Assembler, snaplen: int, unheard: Sequence[bytes], name: str = "ip4", inside: str = ""
+) -> None:
     """X at the IPv4 header; leaves X at the transport header and the packet's end in END.
 
-    Refuses what is sent to an address of `unheard`, 16 bytes each.
+    Refuses what is sent to an address of `unheard`, 16 bytes each. `name` is the section's. IP
+    that it carries goes on at the sections "4" and "6" of `inside`, nowhere where that is empty;
+    fragments of such a packet do not, as no port is in most of them.
     """
-    asm.label("ip4")
+    asm.label(name)
     short = [each[12:] for each in unheard if each[:12] == MAPPED]
     if short:
         asm.op(LDW_X, 16)
-        asm.any_of(tuple(int.from_bytes(each, "big") for each in short), "ip4.unheard")
-        asm.go("ip4.heard")
-        asm.label("ip4.unheard")
+        asm.any_of(tuple(int.from_bytes(each, "big") for each in short), f"{name}.unheard")
+        asm.go(f"{name}.heard")
+        asm.label(f"{name}.unheard")
         asm.op(RET, 0)
-        asm.label("ip4.heard")
+        asm.label(f"{name}.heard")
     asm.op(LDH_X, 2)
     asm.op(ADD_X)
     asm.op(ST, END)
     asm.op(LDH_X, 6)
     asm.op(ST, KEEP)
     asm.op(LDB_X, 9)
-    asm.when(JEQ, _UDP, "ip4.udp")
-    asm.when(JEQ, _TCP, "ip4.tcp", "ip4.reject")
-    asm.label("ip4.udp")
+    asm.when(JEQ, _UDP, f"{name}.udp")
+    onward = {_TCP: "tcp"} | ({number: inside + kind for number, kind in _IN_IP} if inside else {})
+    for number in onward:
+        asm.when(JEQ, number, f"{name}.to.{number}")
+    asm.go(f"{name}.reject")
+    asm.label(f"{name}.udp")
     asm.op(LD_MEM, KEEP)
-    asm.when(JSET, 0x3FFF, "ip4.accept")  # more fragments, or an offset
+    asm.when(JSET, _CUT, f"{name}.accept")
     _ip4_skip(asm)
     asm.go("udp")
-    asm.label("ip4.tcp")
-    asm.op(LD_MEM, KEEP)
-    asm.when(JSET, 0x3FFF, "ip4.reject")
-    _ip4_skip(asm)
-    asm.go("tcp")
-    verdicts(asm, "ip4", snaplen)
+    for number, target in onward.items():
+        asm.label(f"{name}.to.{number}")
+        asm.op(LD_MEM, KEEP)
+        asm.when(JSET, _CUT, f"{name}.reject")
+        _ip4_skip(asm)
+        asm.go(target)
+    verdicts(asm, name, snaplen)
 
 
 def _ip4_skip(asm: Assembler) -> None:
@@ -161,16 +173,17 @@ def _ip4_skip(asm: Assembler) -> None:
     asm.op(TAX)
 
 
-def ip6(asm: Assembler, snaplen: int, unheard: Sequence[bytes]) -> None:
-    """X at the IPv6 header; does what `ip4` does. Three extension headers are passed
-    over."""
-    asm.label("ip6")
+def ip6(
+    asm: Assembler, snaplen: int, unheard: Sequence[bytes], name: str = "ip6", inside: str = ""
+) -> None:
+    """X at the IPv6 header; does what `ip4` does. Three extension headers are passed over."""
+    asm.label(name)
     for number, address in enumerate(each for each in unheard if each[:12] != MAPPED):
         for at, word in zip((24, 28, 32, 36), struct.unpack(">4I", address), strict=True):
             asm.op(LDW_X, at)
-            asm.when(JEQ, word, "", f"ip6.heard.{number}")
+            asm.when(JEQ, word, "", f"{name}.heard.{number}")
         asm.op(RET, 0)
-        asm.label(f"ip6.heard.{number}")
+        asm.label(f"{name}.heard.{number}")
     asm.op(LDH_X, 4)
     asm.op(ADD_X)
     asm.op(ADD_K, 40)
@@ -180,11 +193,13 @@ def ip6(asm: Assembler, snaplen: int, unheard: Sequence[bytes]) -> None:
     for level in range(_MAX_EXTENSIONS + 1):
         asm.any_of((_UDP,), "udp")
         asm.any_of((_TCP,), "tcp")
-        asm.when(JEQ, _FRAGMENT, "ip6.fragment")
+        for number, kind in _IN_IP if inside else ():
+            asm.any_of((number,), inside + kind)
+        asm.when(JEQ, _FRAGMENT, f"{name}.fragment")
         if level < _MAX_EXTENSIONS:
-            asm.any_of(_EXTENSIONS, f"ip6.extension.{level}")
-            asm.go("ip6.reject")
-            asm.label(f"ip6.extension.{level}")
+            asm.any_of(_EXTENSIONS, f"{name}.extension.{level}")
+            asm.go(f"{name}.reject")
+            asm.label(f"{name}.extension.{level}")
             asm.op(LDB_X, 0)
             asm.op(ST, KEEP)
             asm.op(LDB_X, 1)  # in 8 bytes, the first 8 not counted (RFC 8200 section 4)
@@ -193,8 +208,8 @@ def ip6(asm: Assembler, snaplen: int, unheard: Sequence[bytes]) -> None:
             asm.op(ADD_X)
             asm.op(TAX)
             asm.op(LD_MEM, KEEP)
-    asm.go("ip6.reject")
-    asm.label("ip6.fragment")
+    asm.go(f"{name}.reject")
+    asm.label(f"{name}.fragment")
     asm.op(LDB_X, 0)
-    asm.when(JEQ, _UDP, "ip6.accept")
-    verdicts(asm, "ip6", snaplen)
+    asm.when(JEQ, _UDP, f"{name}.accept")
+    verdicts(asm, name, snaplen)

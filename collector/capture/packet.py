@@ -54,7 +54,8 @@ class PacketConfig:
     """What to capture. `receive_bytes`: of frames, with the kernel's overhead for each, that may
     wait. `snaplen`: longest frame taken; 65,535 holds what offloads merge. `promiscuous`: also
     frames to other stations, for a mirror port. `classes`: record classes that a loss concerns.
-    `unheard`: addresses of 16 bytes; what is sent there never leaves the kernel.
+    `unheard`: addresses of 16 bytes; what is sent there never leaves the kernel. `tunnels`: also
+    what the filter passes out of IP in IP.
     """
 
     interface: str
@@ -63,6 +64,7 @@ class PacketConfig:
     snaplen: int = 65_535
     promiscuous: bool = False
     unheard: tuple[bytes, ...] = ()
+    tunnels: bool = False
     classes: tuple[str, ...] = ("visit", "call", "session", "binding")
 
     def __post_init__(self) -> None:
@@ -195,7 +197,7 @@ class PacketSource:
         """Everything that must stand before the first frame arrives, which needs a bind."""
         # The slot cuts long frames, not the filter, since only that is told (MSG_TRUNC).
         config = self._config
-        code = program(config.ports, self._linktype, _WHOLE, config.unheard)
+        code = program(config.ports, self._linktype, _WHOLE, config.unheard, tunnels=config.tunnels)
         buffer = ctypes.create_string_buffer(code, len(code))
         fprog = struct.pack("@HP", len(code) // 8, ctypes.addressof(buffer))
         opened.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, fprog)

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from scapy.layers.inet import IP, UDP
+from scapy.layers.l2 import Ether
 
 import collector.sources
 from collector.capture.packet import CaptureUnavailable, PacketSource
@@ -70,14 +72,37 @@ def add(name: str) -> None:
         run(*f"ip link set {device} addrgenmode none up".split())
 
 
-def send(name: str) -> None:
-    """A DNS answer towards the interface from its other end."""
+def send(name: str, frame: bytes = b"") -> None:
+    """A frame towards the interface from its other end, by default a DNS answer."""
     payload = bytes(12)
     head = bytes.fromhex("450000280001000040110000cb007105") + bytes((10, 0, 0, 2))
     udp = (53).to_bytes(2, "big") + (4000).to_bytes(2, "big") + (20).to_bytes(2, "big") + bytes(2)
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sender:
         sender.bind((f"p{name}", 0))
-        sender.send(b"\xff" * 6 + bytes(6) + b"\x08\x00" + head + udp + payload)
+        sender.send(frame or b"\xff" * 6 + bytes(6) + b"\x08\x00" + head + udp + payload)
+
+
+def test_tunnels_are_looked_into_where_only_the_operator_sends(lines: Lines) -> None:
+    """A call in IPIP is heard on the control side; bulk in it, and a subscriber's, is not."""
+    for name in ("acc0", "up0"):
+        add(name)
+    lines.look()
+    link = Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02")
+    ends = IP(src="10.0.0.1", dst="10.0.0.2")
+    tunnel = link / IP(src="203.0.113.1", dst="203.0.113.2") / ends
+    call = tunnel / UDP(sport=5060, dport=5060) / b"OPTIONS sip:a@b SIP/2.0\r\n\r\n"
+    answer = link / ends / UDP(sport=53, dport=4000) / bytes(12)
+    for frame in (tunnel / UDP(sport=5004, dport=5004) / bytes(1000), answer, call):
+        send("up0", bytes(frame))
+    send("acc0", bytes(call))
+    send("acc0")
+    deadline, heard = time.monotonic() + 30.0, 0
+    counts = lines.observer.counts
+    while not (counts["sip"]["seen"] and counts["dns"]["seen"]):  # what is sent last on each
+        assert time.monotonic() < deadline, counts
+        heard += lines.heard()
+        counts = lines.observer.counts
+    assert (heard, counts["tunnels"]["recorded"]) == (2, 1)
 
 
 def test_interfaces_appear_and_vanish(lines: Lines) -> None:

@@ -26,8 +26,7 @@ class Settings:
 
     access, trusted: prefixes. linger_s: time that passes after the last frame. radius_secrets:
     shared secret by NAS address; none of them is anybody's. radius_swapped: NASes whose input is
-    what they send to the line. lines: subscriber by line. wire: whether the packet source can take
-    such frames from a wire; its filter does not open tunnels.
+    what they send to the line. lines: subscriber by line.
     """
 
     access: tuple[str, ...] = ACCESS
@@ -42,7 +41,6 @@ class Settings:
     ipv6_prefix_len: int = 64
     window_s: int = 300
     linger_s: int = 100
-    wire: bool = True
 
     @classmethod
     def of(cls, data: dict[str, Any]) -> Settings:

@@ -47,7 +47,7 @@ class Stage:
     def captured(self, ports: Ports) -> Iterator[list[Frame]]:
         """What the packet source takes while the block runs; complete once it has ended."""
         frames: list[Frame] = []
-        source = PacketSource(PacketConfig("acc", ports), time.time_ns)
+        source = PacketSource(PacketConfig("acc", ports, tunnels=True), time.time_ns)
         self.core.call(source.start)
         over = _end_mark(ports)
         reader = threading.Thread(target=_read, args=(source, frames, over))

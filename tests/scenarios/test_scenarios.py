@@ -37,8 +37,6 @@ def test_by_replay(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_on_the_wire(name: str, stage: live.Stage) -> None:
     case = cases.load(name)
-    if not case.settings.wire:
-        pytest.skip("the capture filter does not open this tunnel")
     rows = runner.rows_of(case, live.run_live(case, stage))
     assert runner.differences(case.expected(), rows) == []
 

@@ -106,6 +106,9 @@ def run(code: bytes, frame: bytes) -> int:
 
 FILTER = program(Ports(), LINK_ETHERNET, SNAPLEN)
 RAW_FILTER = program(Ports(), LINK_RAW, SNAPLEN)
+TUNNELS = program(Ports(), LINK_ETHERNET, SNAPLEN, tunnels=True)
+OUTER = {"src": "203.0.113.1", "dst": "203.0.113.2"}
+OUTER6 = {"src": "2001:db8:f::1", "dst": "2001:db8:f::2"}
 
 
 def passes(packet: Packet | bytes, code: bytes = FILTER) -> bool:
@@ -235,6 +238,34 @@ def test_verdict_in_every_encapsulation(name: str, frame: Packet, wanted: bool) 
             assert passes(wrapped) is wanted
 
 
+@pytest.mark.parametrize(("name", "frame", "wanted"), FRAMES, ids=[f[0] for f in FRAMES])
+def test_verdict_on_what_is_in_a_tunnel(name: str, frame: Packet, wanted: bool) -> None:
+    """The same inside as outside, where tunnels are opened; nothing where they are not."""
+    if ARP in frame:
+        return
+    for plain in both_families(frame):
+        assert passes(plain, TUNNELS) is wanted
+        packet = plain.payload.copy()
+        options = IP(**OUTER, options=[IPOption_NOP()] * 8)
+        for outer in (IP(**OUTER), options, IPv6(**OUTER6), IPv6(**OUTER6) / IPv6ExtHdrHopByHop()):
+            tunnelled = Ether(**MAC) / outer / packet
+            assert passes(tunnelled, TUNNELS) is wanted
+            assert passes(Ether(**MAC) / Dot1Q(vlan=7) / outer / packet, TUNNELS) is wanted
+            assert not passes(tunnelled)
+            assert not passes(Ether(**MAC) / IP(**OUTER) / outer / packet, TUNNELS)
+
+
+def test_of_fragments_in_tunnels_only_whole_packets_are_looked_into() -> None:
+    datagram = IP(**CLIENT, id=77) / UDP(sport=5060, dport=5060) / Raw(b"x" * 4000)
+    inner = fragment(datagram, 1400)
+    assert len(inner) == 3
+    assert all(passes(Ether(**MAC) / IP(**OUTER) / each, TUNNELS) for each in inner)
+    for each in fragment(IP(**OUTER, id=78) / datagram, 1400):
+        assert not passes(Ether(**MAC) / each, TUNNELS)
+    cut = IPv6(**OUTER6) / IPv6ExtHdrFragment(nh=4, m=1, id=5) / datagram
+    assert not passes(Ether(**MAC) / cut, TUNNELS)
+
+
 @pytest.mark.parametrize("name", ["tls-start", "tail-2", "tail-pushed", "dns-answer", "quic-v1"])
 def test_header_options_and_extension_headers(name: str) -> None:
     packet = WANTED[name]
@@ -311,6 +342,10 @@ def test_nothing_to_an_unheard_address_passes(page: str) -> None:
             assert not passes(link / there, PAGE_FILTERS[LINK_ETHERNET])
     answer = net(src=page, dst=ends["src"]) / UDP(sport=53, dport=40000) / b"answer"
     assert passes(Ether(**MAC) / answer, PAGE_FILTERS[LINK_ETHERNET])
+    opened = program(Ports(), LINK_RAW, SNAPLEN, [pack(each) for each in PAGES], tunnels=True)
+    for outer in (IP(**OUTER), IPv6(**OUTER6)):
+        assert passes(outer / net(**{**ends, "dst": near}) / pieces[0], opened)
+        assert not passes(outer / net(**ends) / pieces[0], opened)
     if not wide:
         parts = fragment(IP(**ends) / UDP(sport=1, dport=2) / bytes(3000), 1000)
         assert not any(passes(Ether(**MAC) / part, PAGE_FILTERS[LINK_ETHERNET]) for part in parts)
@@ -323,6 +358,11 @@ def test_truncated_frames_never_trap_and_starts_are_refused() -> None:
             for size in range(min(len(frame), 90)):
                 run(FILTER, frame[:size])
                 run(RAW_FILTER, frame[14 : 14 + size])
+    for outer in (IP(**OUTER), IPv6(**OUTER6)):
+        frame = bytes(Ether(**MAC) / outer / WANTED["sip-tcp"][IP])
+        needed = 14 + len(outer) + 20 + 20 + 2  # up to the first two bytes of payload
+        passed = [size for size in range(len(frame)) if run(TUNNELS, frame[:size])]
+        assert passed == [*range(needed, len(frame))]
     for size in range(14 + 20 + 4):
         assert not passes(bytes(WANTED["dns-answer"])[:size][: 14 + 20 + 1])
 
@@ -423,9 +463,12 @@ UNHEARD = [pack(f"203.0.113.{n}") for n in range(64)] + [pack(f"2001:db8::{n}") 
 @pytest.mark.parametrize(
     "ports", [Ports(), Ports((), (), (), (), (), (), ()), Ports(MANY, MANY, MANY, MANY, MANY, MANY)]
 )
-def test_the_kernel_takes_it(linktype: int, ports: Ports, unheard: list[bytes]) -> None:
+@pytest.mark.parametrize("tunnels", [False, True])
+def test_the_kernel_takes_it(
+    linktype: int, ports: Ports, unheard: list[bytes], tunnels: bool
+) -> None:
     """The kernel checks every jump, every scratch slot and the end; any socket will do for that."""
-    code = program(ports, linktype, unheard=unheard)
+    code = program(ports, linktype, unheard=unheard, tunnels=tunnels)
     buffer = ctypes.create_string_buffer(code, len(code))
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         fprog = struct.pack("@HP", len(code) // 8, ctypes.addressof(buffer))
