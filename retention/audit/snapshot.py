@@ -29,8 +29,11 @@ PAUSES = (0.05, 0.2)
 """Seconds between looks at a folder that is not as its checkpoint says: what is odd and stays as it
 is over all of them is damage."""
 PATIENCE = (0.05, 0.2, 1.0, 4.0, 10.0)
-"""The same where a file is younger than the checkpoint: an append may be under way, which takes
-milliseconds, or seconds where the disk has much to sync."""
+"""The same where a file is new: an append may be under way, which takes milliseconds, or seconds
+where the disk has much to sync."""
+NEW_NS: Final = 60_000_000_000
+"""How long a file is new. Whether it is newer than the checkpoint says less, as both can be of one
+tick of the clock, and a copy of a log has them in any order."""
 ATTEMPTS: Final = 50
 """Looks at a log that changes all the time, before what is odd counts as wrong."""
 
@@ -51,12 +54,10 @@ class Snapshot:
     notes: list[str] = field(default_factory=list)
     """Checkpoints that witnesses signed."""
     certificates: set[str] = field(default_factory=set)
-    unsettled: bool = False
-    """Something was met that an append under way can explain."""
+    unsettled: set[str] = field(default_factory=set)
+    """Files that an append under way can explain: without a leaf yet, or gone since listed."""
     newest: int = 0
-    """When the newest other file was written, nanoseconds; the checkpoint comes last."""
-    signed: int = 0
-    """When the checkpoint was written."""
+    """When the newest file or folder was written, nanoseconds since 1970."""
     _read_already: dict[str, bytes] = field(default_factory=dict)
 
     def wrong(self, where: str, rule: str, text: str) -> None:
@@ -76,9 +77,13 @@ class Snapshot:
                 with (self.folder / name).open("rb") as file:
                     return file.read(most)
         except FileNotFoundError:
-            self.unsettled = True
+            self.unsettled.add(name)
             self.wrong(name, "layout", "went away while the log was read")
         return b""
+
+    def pauses(self) -> tuple[float, ...]:
+        """Seconds to wait between further looks while something is odd."""
+        return PATIENCE if abs(time.time_ns() - self.newest) < NEW_NS else PAUSES
 
     def same(self, other: Snapshot) -> bool:
         """Whether nothing changed between the two."""
@@ -116,14 +121,11 @@ class Snapshot:
                 info = entry.stat(follow_symlinks=False)
             except FileNotFoundError:
                 continue  # removed since it was listed
+            self.newest = max(self.newest, info.st_mtime_ns)
             if stat.S_ISDIR(info.st_mode):
                 self._walk(folder / entry.name, name + "/", depth + 1)
             elif stat.S_ISREG(info.st_mode):
                 self.files[name] = info.st_size
-                if name == "checkpoint":
-                    self.signed = info.st_mtime_ns
-                else:
-                    self.newest = max(self.newest, info.st_mtime_ns)
             else:
                 self.wrong(name, "layout", "neither a file nor a folder")
 
@@ -153,18 +155,17 @@ class Snapshot:
             self._read_already[name] = self.read(name, MAX_BUNDLE)
 
 
-def take(folder: Path, settled: bool = False) -> Snapshot:
+def take(folder: Path) -> Snapshot:
     """Look at a folder until it is as its checkpoint says, or odd and unchanging.
 
-    settled: a file that is younger than the checkpoint is odd, too. Raises OSError where the folder
-    cannot be read.
+    Raises OSError where the folder cannot be read.
     """
     seen, waited = Snapshot(folder), 0
     seen.look()
     for _ in range(ATTEMPTS):
-        if seen.head is None or not (seen.findings or (settled and seen.newest > seen.signed)):
+        if seen.head is None or not seen.findings:
             break  # a checkpoint is replaced at once, so one that is no checkpoint stays none
-        pauses = PATIENCE if seen.newest > seen.signed else PAUSES
+        pauses = seen.pauses()
         if waited >= len(pauses):
             break
         time.sleep(pauses[waited])

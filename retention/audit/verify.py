@@ -11,6 +11,7 @@ import argparse
 import hashlib
 import json
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
@@ -24,8 +25,6 @@ from retention.audit.replay import Replay
 from retention.audit.report import Finding, Report
 from retention.audit.snapshot import MAX_BUNDLE, MAX_FINDINGS, Snapshot, witness_of
 
-AGAIN: Final = 2
-"""Further reads of a log in which something was met that is about to be told of."""
 FASTEST_CLOCK_US: Final = 86_400_000_000
 """How far a leaf may lie after a witness's time on a checkpoint that covers it."""
 
@@ -47,15 +46,21 @@ def verify(
     this log that you have from before, which the log must extend. A log that is being written is
     judged as it was at one instant. Raises OSError where the folder cannot be read.
     """
-    seen = snapshot.take(folder)
-    for attempt in range(1 + AGAIN):
-        check = _Check(seen, log_key, witness_keys, progress)
-        check.run(kept)
-        if not check.seen.unsettled or attempt == AGAIN:
+    read, waited, unsettled = None, 0, set[str]()
+    for _ in range(snapshot.ATTEMPTS):
+        seen = snapshot.take(folder)
+        if read is None or not seen.same(read):
+            check, read = _Check(seen, log_key, witness_keys, progress), seen
+            check.run(kept)
+        if not read.unsettled:
             break
-        seen = snapshot.take(folder, settled=True)  # a certificate's file comes before its leaf
-        if seen.same(check.seen):
+        # A certificate's file comes before its leaf. Which was first no time of a file can say, as
+        # both can be of one tick of the clock; so only a file that stays without one is wrong.
+        waited = waited + 1 if read.unsettled & unsettled else 0
+        unsettled = read.unsettled
+        if waited >= len(pauses := read.pauses()):
             break
+        time.sleep(pauses[waited])
     return check.report
 
 
@@ -103,7 +108,7 @@ class _Check:
         self._key(head)
         self._cosignatures(replay)
         for name in sorted(self.seen.certificates - self.certified):
-            self.seen.unsettled = True  # a certificate's file comes before its leaf
+            self.seen.unsettled.add(name)
             self.wrong(name, "certificate", "a certificate that no leaf tells of")
         if old:
             self._extends(old)
@@ -177,6 +182,7 @@ class _Check:
         name = sealed.path_of(told["purge"], told["kind"])
         self.certified.add(name)
         if name not in self.seen.certificates:
+            self.seen.unsettled.add(name)  # it can have come when its folder was listed already
             self._claim(name, "missing, though a leaf tells of it")
             return
         data = self.seen.read(name, sealed.MAX_CERTIFICATE)

@@ -6,7 +6,7 @@ import pytest
 
 from retention.audit import snapshot
 
-PATIENCE = snapshot.PATIENCE
+PAUSES, PATIENCE = snapshot.PAUSES, snapshot.PATIENCE
 
 
 @pytest.fixture(autouse=True)
@@ -18,4 +18,5 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def patient(impatient: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """As the product is, for tests in which a log is read while it is written."""
+    monkeypatch.setattr(snapshot, "PAUSES", PAUSES)
     monkeypatch.setattr(snapshot, "PATIENCE", PATIENCE)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +24,13 @@ from tests.retention.audit.story import (
     SIGNER,
     START,
     certificate,
+    certify,
     document,
     fill,
     heartbeats,
     story,
 )
+from tests.retention.audit.teller import Teller, open_at
 
 FINAL = "certificates/p1.final.json"
 PENDING = "certificates/p1.pending.json"
@@ -215,6 +219,39 @@ with AuditLog(Path(sys.argv[1]), Signer.parse(sys.argv[2]), lambda: START * 1000
                 time.sleep(0.01)
             log.append(each)
 """
+
+
+def test_each_look_meets_another_certificate_before_its_leaf(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However often that happens: only one that stays without its leaf is wrong."""
+    folder = tmp_path / "log"
+
+    def write() -> Iterator[None]:
+        teller = Teller({"visit": (1, 0)})
+        for number in range(12):
+            teller.seen("visit", day := f"202601{number + 1:02d}")
+            teller.until(open_at(teller, "visit", day))
+            teller.purge(f"p{number}", "visit", day, 10)
+        leaves = certify(tmp_path / "made", teller.leaves)
+        with AuditLog(folder, SIGNER, lambda: START * 1000) as log:
+            for each in leaves:
+                name = sealed.path_of(each.get("purge", ""), each["kind"])
+                if (tmp_path / "made" / name).exists():
+                    data = (tmp_path / "made" / name).read_bytes()
+                    log.keep_certificate(each["purge"], each["kind"], data)
+                    signed = (folder / "checkpoint").stat().st_mtime_ns
+                    os.utime(folder / name, ns=(signed, signed))  # one tick of the clock
+                    yield
+                log.append(each)
+        while True:
+            yield
+
+    writer = write()
+    monkeypatch.setattr("time.sleep", lambda seconds: next(writer))
+    next(writer)
+    report = verify(folder)
+    assert report.good, report.findings
 
 
 @pytest.mark.usefixtures("patient")
