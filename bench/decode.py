@@ -23,7 +23,9 @@ from typing import Final
 from pyroute2.netlink.nfnetlink.nfctsocket import NFCTSocket
 
 from bench.report import Figure, Way, cpu_of, finish, in_turns
-from collector.capture.netlink import ConntrackConfig, ConntrackEvents, dump, prepare
+from collector.capture.conntrack_table import prepare
+from collector.capture.netlink import ConntrackConfig, ConntrackEvents
+from collector.capture.netlink_dump import dump
 from collector.capture.netlink_socket import open_socket, raise_receive_buffers
 from collector.parse.conntrack import Decoder, Messages, walk
 from collector.track.flows import FlowConfig, Flows

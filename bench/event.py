@@ -29,7 +29,8 @@ import numpy as np
 
 from bench.decode import EVENT_BYTES, RULES, TIMEOUTS
 from bench.report import Figure, cpu_of, finish
-from collector.capture.netlink import ConntrackConfig, ConntrackEvents, prepare
+from collector.capture.conntrack_table import prepare
+from collector.capture.netlink import ConntrackConfig, ConntrackEvents
 from collector.capture.netlink_socket import open_socket, raise_receive_buffers
 from collector.parse.conntrack import Decoder
 from collector.spool import Spool

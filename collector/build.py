@@ -14,7 +14,9 @@ from typing import Final
 from collector.build_safeguard import safeguard_config, safeguard_problems, targets
 from collector.capture.exports import ExportsConfig
 from collector.capture.links import LinksConfig
+from collector.capture.netlink import ConntrackConfig
 from collector.capture.nft import NftConfig
+from collector.capture.reliable import ReliableConfig
 from collector.config import Config
 from collector.lines import read_lines
 from collector.spool import SpoolConfig
@@ -127,6 +129,12 @@ def exports_config(config: Config) -> ExportsConfig | None:
     networks = tuple(map(ipaddress.ip_network, exports.exporters))
     size = config.limits.receive_buffer_bytes
     return ExportsConfig(host.strip("[]"), int(port), networks, size)
+
+
+def conntrack_config(config: Config) -> ConntrackConfig:
+    flows = config.flows
+    reliable = ReliableConfig(flows.stall_s, flows.table_share) if flows.reliable else None
+    return ConntrackConfig(config.limits.receive_buffer_bytes, reliable=reliable)
 
 
 def window(config: Config) -> Window:

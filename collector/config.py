@@ -143,6 +143,20 @@ class Hosts:
 
 
 @dataclass(config=STRICT)
+class Flows:
+    """What connection tracking tells of flows.
+
+    reliable: have the kernel keep the ends of flows that find no room, instead of dropping them,
+    until the collector looks. Such flows stay in the conntrack table, so a watchdog switches it
+    off after stall_s without a look, or once the table is as full as table_share, a share of 1.
+    """
+
+    reliable: bool = False
+    stall_s: Annotated[float, Field(ge=1, le=600)] = 10.0
+    table_share: Annotated[float, Field(gt=0, le=1)] = 0.8
+
+
+@dataclass(config=STRICT)
 class Timing:
     """Lengths of time in seconds. `dump_s` is how often long flows are read."""
 
@@ -243,6 +257,7 @@ class Config:
     lines: Lines = field(default_factory=Lines)
     exports: Exports = field(default_factory=Exports)
     hosts: Hosts = field(default_factory=Hosts)
+    flows: Flows = field(default_factory=Flows)
     timing: Timing = field(default_factory=Timing)
     spool: Spool = field(default_factory=Spool)
     metrics: Metrics = field(default_factory=Metrics)

@@ -31,8 +31,8 @@ class Snapshot:
     stages: per stage the terms of the conservation equation (seen = recorded + ignored + lost +
     open) and "malformed", which is part of what was ignored. rows: records spooled by class.
     gaps: gap records spooled, by (stage, reason). batches, spool_rows: what became of them.
-    reconciled: layer-3 bytes by who counted them. requests: of the uplink, by outcome. gauges:
-    plain values by the names in GAUGES.
+    reconciled: layer-3 bytes by who counted them. delivery: what became of flow events without
+    room. requests: of the uplink, by outcome. gauges: plain values by the names in GAUGES.
     """
 
     stages: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
@@ -41,6 +41,7 @@ class Snapshot:
     batches: Mapping[str, int] = field(default_factory=dict)
     spool_rows: Mapping[str, int] = field(default_factory=dict)
     reconciled: Mapping[str, int] = field(default_factory=dict)
+    delivery: Mapping[str, int] = field(default_factory=dict)
     requests: Mapping[str, int] = field(default_factory=dict)
     gauges: Mapping[str, float] = field(default_factory=dict)
 
@@ -60,6 +61,7 @@ GAUGES: Final[dict[str, str]] = {
     "calls_open": "calls open now",
     "captured_interfaces": "interfaces whose packets are read now",
     "unheard_interfaces": "interfaces that match but are beyond the limit of packet sockets",
+    "conntrack_reliable": "1 while the kernel keeps flow events that find no room for later",
     "start_timestamp_seconds": "when this collector started",
 }
 
@@ -140,6 +142,12 @@ class Metrics(RegistryCollector):
             "layer-3 bytes at the newest window's end: interfaces >= sets >= flows",
             ("stage",),
             _keyed(now.reconciled),
+        )
+        yield _counter(
+            "conntrack_delivery",
+            "times that a flow event was deferred, and that reliable delivery was switched_off",
+            ("event",),
+            _keyed(now.delivery),
         )
         yield _counter("uplink_requests", "uploads by outcome", ("outcome",), _keyed(now.requests))
         for name, value in now.gauges.items():

@@ -18,11 +18,13 @@ if TYPE_CHECKING:
 
 _FATES: Final = ("committed", "acknowledged", "dropped", "dead")
 _REQUESTS: Final = ("accepted", "duplicate", "gap", "rejected", "retried", "abandoned")
+_DELIVERY: Final = ("deferred", "switched_off")
 
 
 def publish(collector: Collector) -> None:
     """Hand the newest counts to whoever scrapes."""
     volume, spool, uplink = collector.trackers.volume, collector.spool.counts, collector.uplink
+    conntrack = collector.conntrack
     collector.metrics.publish(
         Snapshot(
             stages=stages(collector),
@@ -31,6 +33,7 @@ def publish(collector: Collector) -> None:
             batches={fate: spool[fate] for fate in _FATES},
             spool_rows={fate: spool[f"{fate}_rows"] for fate in _FATES},
             reconciled=dict(collector.trackers.reconciled),
+            delivery={event: conntrack.counts[event] for event in _DELIVERY},
             requests={outcome: uplink.counts[outcome] for outcome in _REQUESTS},
             gauges={
                 "spool_bytes": collector.spool.pending_bytes,
@@ -45,6 +48,7 @@ def publish(collector: Collector) -> None:
                 "calls_open": collector.trackers.calls.open_legs,
                 "captured_interfaces": collector.sources.captured,
                 "unheard_interfaces": collector.sources.refused,
+                "conntrack_reliable": float(conntrack.is_reliable),
                 "start_timestamp_seconds": collector.started_ns / 1e9,
             },
         )

@@ -22,11 +22,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from collector import build, build_safeguard, hygiene
-from collector.capture import netlink
+from collector.capture.conntrack_table import prepare
 from collector.capture.detail import DetailFiles
 from collector.capture.exports import ExportSocket
 from collector.capture.links import LinksUnavailable
-from collector.capture.netlink import ConntrackConfig, ConntrackEvents
+from collector.capture.netlink import ConntrackEvents
 from collector.capture.netlink_dump import dump
 from collector.capture.packet import CaptureUnavailable
 from collector.config import Config
@@ -89,9 +89,7 @@ class Collector:
         self.uplink = Uplink(build.uplink_config(config), self.spool, now=now)
         host, _, port = config.metrics.listen.rpartition(":")
         self.metrics = Metrics(host.strip("[]"), int(port))
-        self.conntrack = ConntrackEvents(
-            ConntrackConfig(receive_buffer_bytes=config.limits.receive_buffer_bytes), now
-        )
+        self.conntrack = ConntrackEvents(build.conntrack_config(config), now)
         self.details = DetailFiles(config.control.detail_files, now)
         self.exports = ExportSocket(build.exports_config(config), now)
         self.decoder = Decoder()
@@ -115,7 +113,7 @@ class Collector:
             self._secrets.update(build.secrets(self.config))
             self.lines.refresh()
             self.metrics.start()
-            for name in netlink.prepare().changed:
+            for name in prepare().changed:
                 log.info("set net.netfilter.%s=1", name)
             self.spool.start()
             is_anchored = self._resume()

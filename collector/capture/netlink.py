@@ -1,56 +1,40 @@
-"""Conntrack over netlink: a socket of events read in batches, a dump that changes nothing, set-up.
+"""Conntrack events over netlink, read in batches; every one that was not delivered is counted.
 
 Gives raw messages (`collector.parse.conntrack.Messages`); decoding is not done here. Bulk goes
 over raw sockets, because one system call a message and an object a field cost more than all the
-rest together; pyroute2 does the single queries. Kernel side: net/netlink/af_netlink.c,
-net/netfilter/nf_conntrack_netlink.c.
+rest together. Kernel side: net/netlink/af_netlink.c, net/netfilter/nf_conntrack_netlink.c.
 
-Sockets and sysctls are those of the network namespace of the thread that calls.
+Sockets are those of the network namespace of the thread that calls.
 """
 
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 import numpy as np
-from pyroute2.netlink.exceptions import NetlinkError as PyrouteError
-from pyroute2.netlink.nfnetlink.nfctsocket import NFCTSocket
 
-from collector.capture.netlink_dump import Dump, dump
 from collector.capture.netlink_socket import (
     MAX_CALL,
     Mailbox,
     NetlinkError,
     NetlinkUnavailable,
-    drops_of,
     open_socket,
     raise_receive_buffers,
     unavailable,
 )
+from collector.capture.reliable import Reliable, ReliableConfig
+from collector.capture.watchdog import SOL_NETLINK, drops_of
 from collector.parse.conntrack import Messages
 from collector.wire.gaps import merge
 from collector.wire.loss import Loss
 
-__all__ = [
-    "ConntrackConfig",
-    "ConntrackEvents",
-    "Dump",
-    "NetlinkError",
-    "NetlinkUnavailable",
-    "Readiness",
-    "TableSize",
-    "dump",
-    "prepare",
-    "raise_receive_buffers",
-    "statistics",
-    "table_size",
-]
+log = logging.getLogger(__name__)
 
 GROUP_NEW: Final = 1
 GROUP_DESTROY: Final = 3
@@ -58,13 +42,6 @@ GROUP_DESTROY: Final = 3
 
 MAX_LOSSES: Final = 100
 """Losses kept apart until they are taken; a busy overrun makes hundreds a second."""
-SYSCTLS: Final = ("nf_conntrack_acct", "nf_conntrack_timestamp", "nf_conntrack_events")
-"""Set to 1. Counters and times are attached to a flow when it begins, so flows that are older than
-this never have them. Events of 2 (the kernel's default) would spare flows that begin while nobody
-listens, and those would then end without a DESTROY."""
-
-_SYSCTL_FOLDER: Final = Path("/proc/sys/net/netfilter")
-_SOL_NETLINK: Final = 270
 _ADD_MEMBERSHIP: Final = 1
 
 
@@ -74,12 +51,14 @@ class ConntrackConfig:
 
     receive_buffer_bytes: asked of the kernel. An event takes about 1.3 KiB of it, so 32 MiB hold
     50,000 (the kernel doubles it), a second's worth of a large router. new_events: also listen to
-    flows that begin, at twice the cost. batch: most events of one `read`.
+    flows that begin, at twice the cost. batch: most events of one `read`. reliable: have the kernel
+    keep events that find no room, while a watchdog looks on; None for not.
     """
 
     receive_buffer_bytes: int = 32 * 1024 * 1024
     new_events: bool = False
     batch: int = 4096
+    reliable: ReliableConfig | None = None
 
     def __post_init__(self) -> None:
         # 65,536 slots are 64 MiB.
@@ -95,7 +74,8 @@ class ConntrackEvents:
     All methods are to be called in the network namespace in which it was started.
 
     counts: seen = recorded + lost events; `overruns` counts the times the buffer was full,
-    `truncated` the part of `lost` that did not fit a slot.
+    `truncated` the part of `lost` that did not fit a slot. `deferred` counts the times an event
+    found no room and was kept by the kernel, `switched_off` the times reliable delivery ended.
     """
 
     def __init__(self, config: ConntrackConfig, now: Callable[[], int]) -> None:
@@ -110,11 +90,19 @@ class ConntrackEvents:
         self._losses: list[Loss] = []
         self.receive_buffer_bytes = 0
         """Effective size of the receive buffer once started."""
-        names = ("seen", "recorded", "ignored", "lost", "overruns", "truncated")
-        self.counts: dict[str, int] = dict.fromkeys(names, 0)
+        self._reliable = Reliable(config.reliable) if config.reliable else None
+        self._reason = "overrun"
+        self.counts: dict[str, int] = dict.fromkeys(
+            (
+                *("seen", "recorded", "ignored", "lost", "overruns", "truncated"),
+                *("deferred", "switched_off"),
+            ),
+            0,
+        )
 
     def start(self) -> None:
-        """Opens the socket; raises NetlinkUnavailable without CAP_NET_ADMIN or the module."""
+        """Opens the socket; raises NetlinkUnavailable without CAP_NET_ADMIN or the module, or where
+        delivery is to be reliable and the watchdog does not start."""
         try:
             self._socket = opened = open_socket()
             (self.receive_buffer_bytes,) = raise_receive_buffers(
@@ -122,7 +110,12 @@ class ConntrackEvents:
             )
             groups = (GROUP_NEW, GROUP_DESTROY) if self._config.new_events else (GROUP_DESTROY,)
             for group in groups:
-                opened.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, group)
+                opened.setsockopt(SOL_NETLINK, _ADD_MEMBERSHIP, group)
+            if self._reliable:
+                self._reliable.switch_on(opened)
+        except NetlinkUnavailable:
+            self.stop()
+            raise
         except OSError as error:
             self.stop()
             raise unavailable(error, "listening to conntrack events") from error
@@ -137,9 +130,16 @@ class ConntrackEvents:
         if self._socket is not None:
             if self._mailbox is not None:
                 self._count_drops()
+            if self._reliable:
+                self._reliable.stop()
             self._socket.close()
             self._socket = None
             self._mailbox = None
+
+    @property
+    def is_reliable(self) -> bool:
+        """Whether the kernel keeps events that find no room, as of the last `read`."""
+        return self._reliable is not None and self._reliable.is_on
 
     def fileno(self) -> int:
         """The descriptor, for a selector."""
@@ -153,6 +153,7 @@ class ConntrackEvents:
         """
         if self._mailbox is None:
             raise RuntimeError("conntrack events are not started")
+        self._watch()
         mailbox = self._mailbox
         most = min(self._config.batch if limit is None else limit, self._config.batch)
         count = 0
@@ -188,6 +189,8 @@ class ConntrackEvents:
         if self._congested and drained:
             self._count_drops()
             self._congested = False
+        if drained:
+            self._rearm()
         if not self._congested:
             self._clean_ns = self._now()
 
@@ -198,17 +201,54 @@ class ConntrackEvents:
         losses, self._losses = self._losses, []
         return losses
 
-    def _count_drops(self) -> None:
-        """Reads the kernel's own counter of events it could not queue, which is exact."""
+    def _count_drops(self, kept: bool = True) -> None:
+        """Reads the kernel's own counter of events it could not queue, which is exact. kept: the
+        kernel keeps those for which delivery was reliable."""
         drops = drops_of(self._inode)
+        # Asked after the counter was read: while delivery is reliable none of them is lost.
+        self._watch()
         now = self._now()
         if drops is None:
-            self._lose("overrun", -1)
+            self._lose(self._reason, -1)
+        elif kept and self.is_reliable:
+            self._defer(drops)
         elif drops != self._drops:
-            # The kernel prints an unsigned int, which begins again at 0 after 2**32 - 1.
-            self._lose("overrun", (drops - self._drops) % 2**32)
+            self._lose(self._reason, self._since(drops))
             self._drops = drops
         self._clean_ns = now
+
+    def _since(self, drops: int) -> int:
+        # The kernel prints an unsigned int, which begins again at 0 after 2**32 - 1.
+        return (drops - self._drops) % 2**32
+
+    def _defer(self, drops: int) -> None:
+        """Takes what was counted up to here for events that are still to come."""
+        self.counts["deferred"] += self._since(drops)
+        self._drops = drops
+
+    def _watch(self) -> None:
+        """Gives a sign of life, and hears whether reliable delivery was switched off."""
+        found = self._reliable.beat() if self._reliable else None
+        if found:
+            self.counts["switched_off"] += 1
+            self._reason = found.reason
+            if found.drops is not None:
+                self._defer(found.drops)
+            log.warning("reliable delivery of flow events was switched off: %s", found.reason)
+
+    def _rearm(self) -> None:
+        """Switches reliable delivery on again, once it has rested and no event waits."""
+        reliable, opened = self._reliable, self._socket
+        if reliable is None or opened is None or not reliable.may_switch_on:
+            return
+        try:
+            reliable.switch_on(opened)
+        except OSError as error:
+            log.error("no reliable delivery of flow events: %s", error.strerror)
+            return
+        self._count_drops(kept=False)  # up to here nothing was
+        self._reason = "overrun"
+        log.info("reliable delivery of flow events is on again")
 
     def _lose(self, reason: str, amount: int) -> None:
         if amount > 0:
@@ -221,83 +261,3 @@ class ConntrackEvents:
         )
         if len(self._losses) > 2 * MAX_LOSSES:
             self._losses = merge(self._losses, MAX_LOSSES)
-
-
-@dataclass(frozen=True, slots=True)
-class TableSize:
-    """How full the conntrack table is."""
-
-    entries: int
-    max_entries: int
-
-
-def table_size() -> TableSize:
-    """Entries of the table and its limit; raises NetlinkUnavailable."""
-    attributes = _query("count")[0]
-    return TableSize(
-        attributes["CTA_STATS_GLOBAL_ENTRIES"], attributes["CTA_STATS_GLOBAL_MAX_ENTRIES"]
-    )
-
-
-def statistics() -> dict[str, int]:
-    """Counters of conntrack over all processors, e.g. `insert_failed`, `drop`, `early_drop`.
-
-    `drop` and `early_drop` that grow mean a full table: flows are refused, or end before their
-    time. Raises NetlinkUnavailable.
-    """
-    total: dict[str, int] = {}
-    for attributes in _query("stat"):
-        for name, value in attributes.items():
-            short = name.removeprefix("CTA_STATS_").lower()
-            total[short] = total.get(short, 0) + value
-    return total
-
-
-def _query(method: str) -> list[dict[str, int]]:
-    """Attributes of each message that pyroute2's `method` gives."""
-    try:
-        with NFCTSocket() as opened:
-            return [dict(message["attrs"]) for message in getattr(opened, method)()]
-    except PyrouteError as error:
-        raise unavailable(OSError(error.code, ""), "asking conntrack") from error
-    except OSError as error:
-        raise unavailable(error, "asking conntrack") from error
-
-
-@dataclass(frozen=True, slots=True)
-class Readiness:
-    """What `prepare` found: sysctls it changed, and whether conntrack is seen at work.
-
-    active: the table has entries. If not, either no packet has passed, or no rule of this network
-    namespace uses `ct` or NAT, without which the kernel tracks nothing.
-    """
-
-    changed: tuple[str, ...]
-    table: TableSize
-    active: bool
-
-
-def prepare() -> Readiness:
-    """Makes conntrack count, time and announce flows in this network namespace.
-
-    Raises NetlinkUnavailable, which names the sysctl and the command, where that is not permitted.
-    """
-    changed = []
-    for name in SYSCTLS:
-        path = _SYSCTL_FOLDER / name
-        command = f"sysctl -w net.netfilter.{name}=1"
-        try:
-            if path.read_text().strip() != "1":
-                path.write_text("1\n")
-                changed.append(name)
-        except FileNotFoundError as error:
-            raise NetlinkUnavailable(
-                errno.ENOENT,
-                f"no sysctl net.netfilter.{name}: modprobe nf_conntrack, then {command}",
-            ) from error
-        except OSError as error:
-            raise NetlinkUnavailable(
-                error.errno, f"net.netfilter.{name} cannot be set: run {command} as root"
-            ) from error
-    table = table_size()
-    return Readiness(tuple(changed), table, table.entries > 0)

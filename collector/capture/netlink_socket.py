@@ -124,22 +124,6 @@ class Mailbox:
         return (count, 0) if count >= 0 else (0, ctypes.get_errno())
 
 
-def drops_of(inode: int) -> int | None:
-    """Column Drops of the socket in /proc/net/netlink; None where it is not listed.
-
-    By inode, since port ids repeat over protocols. Of the thread, since /proc/net is that of the
-    process's first thread, which may be in another network namespace.
-    """
-    with open("/proc/thread-self/net/netlink") as table:
-        names = next(table).split()
-        at, drops = names.index("Inode"), names.index("Drops")
-        for line in table:
-            columns = line.split()
-            if columns[at] == str(inode):
-                return int(columns[drops])
-    return None
-
-
 def open_socket() -> socket.socket:
     """A netfilter netlink socket with a port id of its own; raises OSError."""
     opened = socket.socket(

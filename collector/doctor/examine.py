@@ -21,6 +21,7 @@ def examine(facts: Facts, config: Config) -> list[Finding]:
         *kernel.sets(facts),
         *machine.ratio(facts),
         *kernel.tracking(facts),
+        *machine.delivery(facts, config.flows.reliable),
         *machine.buffers(facts, config.limits.receive_buffer_bytes),
         *machine.clock(facts),
         *machine.disk(facts, str(config.spool.folder), config.spool.max_bytes),

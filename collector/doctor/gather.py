@@ -14,9 +14,10 @@ from typing import Final
 
 from collector import build
 from collector.capture import ethtool, nft_scan
+from collector.capture.conntrack_table import SYSCTLS, statistics, table_size
 from collector.capture.interface import is_up, mtu_of
 from collector.capture.links import LinkReader, LinksConfig
-from collector.capture.netlink import SYSCTLS, NetlinkUnavailable, statistics, table_size
+from collector.capture.netlink_socket import NetlinkUnavailable
 from collector.capture.nft import NftConfig
 from collector.capture.nft_scan import Flowtable
 from collector.capture.nftsets import NftUnavailable

@@ -89,6 +89,23 @@ def running(facts: Facts, listen: str) -> Iterator[Finding]:
     yield from _health(facts.running)
 
 
+def delivery(facts: Facts, wanted: bool) -> Iterator[Finding]:
+    """Whether a collector that should get every flow event has the kernel keep them."""
+    if not wanted or facts.running is None:
+        return
+    if facts.running.gauges.get("conntrack_reliable", 0.0):
+        yield Finding("ok", "flow events", "those that find no room are kept for later")
+        return
+    yield Finding(
+        "warning",
+        "flow events",
+        "flows.reliable is set, and delivery is not reliable now: its watchdog switched it off",
+        "events that find no room are lost, each told as a gap; it is tried again every minute",
+        "journalctl -u tallyhold-collector says why: for stalled look for load and a slow disk, "
+        "for table-filling raise net.netfilter.nf_conntrack_max",
+    )
+
+
 def _balance(stages: Mapping[str, Mapping[str, int]]) -> Iterator[Finding]:
     """seen = recorded + ignored + lost + open, stage by stage, and what was lost."""
     broken = []

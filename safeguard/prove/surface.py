@@ -19,6 +19,7 @@ PAGES: Final[Mapping[str, frozenset[str]]] = {
     "rows_total": frozenset({"record_class"}),
     "gaps_total": frozenset({"stage", "reason"}),
     "reconciled_bytes_total": frozenset({"stage"}),
+    "conntrack_delivery_total": frozenset({"event"}),
 }
 """Series of the collector that count what it hears, with their labels. All others of it must have
 no label but those of `_QUIET`."""

@@ -24,7 +24,7 @@ from collector.journal import JournalError, JournalFullError
 from collector.keeper import RestartNeeded
 from collector.parse import radius
 from collector.parse.radius import Accounting
-from collector.report import stages
+from collector.report import publish, stages
 from collector.service import Collector
 from collector.spool import SpoolError, SpoolFullError
 from collector.track.journal_events import control_event
@@ -103,6 +103,18 @@ def accounting(status: int, octets: int = 0, address: str = "10.0.0.2") -> Accou
         up=octets,
         down=octets,
     )
+
+
+def test_flow_events_are_reliable_where_asked_for_and_watched(make: Make, tmp_path: Path) -> None:
+    asked = make(config(tmp_path, more="[flows]\nreliable = true\nstall_s = 600\n"))
+    asked.step()
+    publish(asked)
+    assert asked.metrics._snapshot.gauges["conntrack_reliable"] == 1
+    assert asked.metrics._snapshot.delivery == {"deferred": 0, "switched_off": 0}
+    asked.stop()
+    assert not asked.conntrack.is_reliable
+    plain = make()
+    assert not plain.conntrack.is_reliable
 
 
 def test_it_meters_to_the_byte_and_spools_at_the_end(

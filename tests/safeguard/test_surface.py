@@ -54,6 +54,7 @@ def served(*more: CounterMetricFamily, stages: Mapping[str, Any] | None = None) 
         batches={"committed": 1},
         spool_rows={"committed": 5},
         reconciled={"interfaces": 30, "sets": 29, "flows": 20},
+        delivery={"deferred": 2, "switched_off": 1},
         requests={"accepted": 1},
         gauges=dict.fromkeys(GAUGES, 1.0),
     )

@@ -21,17 +21,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from collector.capture import netlink, netlink_dump, netlink_socket
-from collector.capture.netlink import (
-    ConntrackConfig,
-    ConntrackEvents,
+from collector.capture import conntrack_table, netlink_dump, netlink_socket
+from collector.capture.conntrack_table import prepare, statistics, table_size
+from collector.capture.netlink import ConntrackConfig, ConntrackEvents
+from collector.capture.netlink_dump import dump
+from collector.capture.netlink_socket import (
     NetlinkError,
     NetlinkUnavailable,
-    dump,
-    prepare,
     raise_receive_buffers,
-    statistics,
-    table_size,
 )
 from collector.parse.conntrack import COLUMNS, DESTROY, DUMP, NEW, Decoder, walk
 from collector.track.flows import DELTA, FlowConfig, Flows
@@ -512,7 +509,7 @@ def test_prepare_sets_what_it_needs_and_says_what_it_found() -> None:
     namespace = Namespace("fresh").start()
     try:
         found = namespace.call(prepare)
-        assert set(found.changed) == set(netlink.SYSCTLS)
+        assert set(found.changed) == set(conntrack_table.SYSCTLS)
         assert not found.active and found.table.entries == 0 and found.table.max_entries > 0
         assert namespace.call(prepare).changed == ()
         namespace.run("nft", "-f", "-", stdin=RULES.replace("forward", "input"))
@@ -525,7 +522,7 @@ def test_prepare_sets_what_it_needs_and_says_what_it_found() -> None:
 
 
 def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(netlink, "_SYSCTL_FOLDER", tmp_path)
+    monkeypatch.setattr(conntrack_table, "_SYSCTL_FOLDER", tmp_path)
     with pytest.raises(NetlinkUnavailable, match="modprobe nf_conntrack"):
         prepare()
     (tmp_path / "nf_conntrack_acct").mkdir()  # neither readable nor writable as a file
@@ -536,7 +533,9 @@ def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
 def test_without_the_capability_the_error_names_it(router: Lab) -> None:
     program = (
         "import time\n"
-        "from collector.capture.netlink import *\n"
+        "from collector.capture.conntrack_table import NetlinkUnavailable, table_size\n"
+        "from collector.capture.netlink import ConntrackConfig, ConntrackEvents\n"
+        "from collector.capture.netlink_dump import dump\n"
         "attempts = (ConntrackEvents(ConntrackConfig(), time.time_ns).start,\n"
         "            lambda: dump(time.time_ns), table_size)\n"
         "for attempt in attempts:\n"

@@ -11,7 +11,7 @@ import pytest
 
 from collector.capture.nft_scan import Flowtable, flowtable, tracks
 from collector.capture.rawnl import attribute
-from collector.config import Access, Config, Uplink
+from collector.config import Access, Config, Flows, Uplink
 from collector.doctor.examine import examine
 from collector.doctor.facts import (
     Clock,
@@ -170,6 +170,20 @@ CASES = {
     "uplink down": (with_gauge("uplink_up", 0.0), "warning", "uplink", "journalctl"),
     "unheard": (with_gauge("unheard_interfaces", 3.0), "warning", "capture", "underneath"),
 }
+
+
+def test_reliable_delivery_that_was_asked_for_and_is_off_is_found() -> None:
+    wanted = replace(CONFIG, flows=Flows(reliable=True))
+
+    def said(facts: Facts, config: Config) -> list[tuple[str, str]]:
+        found = [each for each in examine(facts, config) if each.check == "flow events"]
+        return [(each.severity, each.mend) for each in found]
+
+    off, on = with_gauge("conntrack_reliable", 0.0), with_gauge("conntrack_reliable", 1.0)
+    ((severity, mend),) = said(off, wanted)
+    assert severity == "warning" and "nf_conntrack_max" in mend
+    assert said(on, wanted) == [("ok", "")]
+    assert said(off, CONFIG) == said(replace(GOOD, running=None), wanted) == []
 
 
 @pytest.mark.parametrize("name", CASES)
