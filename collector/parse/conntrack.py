@@ -29,6 +29,7 @@ from collector.parse.conntrack_walk import (
     NLM_F_CREATE,
     NLM_F_MULTI,
     NLMSG_HEADER,
+    OPAQUE,
     PLAIN,
     TYPE_DELETE,
     UPDATE,
@@ -170,6 +171,8 @@ class _Shape:
             into[name] = seen[name]
         for name in self._plain:
             rows[name] = seen[name]
+        if "labels" in fields:
+            rows["labels"] = seen["labels"]
         if self._layout.zone:
             rows["zone"] = seen[self._layout.zone]
         for side in ("orig", "reply"):
@@ -190,7 +193,7 @@ def _field_view(fields: dict[str, tuple[int, int]], size: int) -> np.dtype[np.vo
     formats, offsets = {"flags": "=u2"}, {"flags": 6}
     for name, (offset, length) in fields.items():
         offsets[name] = offset
-        if name in ADDRESSES:
+        if name in OPAQUE:
             formats[name] = "u4" if length == 4 else "V16"
         else:
             formats[name] = PLAIN.get(name, f">u{length}")

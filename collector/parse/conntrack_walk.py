@@ -37,6 +37,7 @@ COLUMNS: Final = np.dtype(
         ("orig_dst", "V16"),
         ("reply_src", "V16"),
         ("reply_dst", "V16"),
+        ("labels", "V16"),
         ("orig_bytes", "u8"),
         ("orig_packets", "u8"),
         ("reply_bytes", "u8"),
@@ -61,7 +62,9 @@ ICMP and ICMPv6 `sport` is the query identifier and `dport` is type * 256 + code
 NetFlow keep them. Bytes count whole IP packets. `start_ns`, `stop_ns` are 0 where the message has
 none (nf_conntrack_timestamp was off when the flow began, or it has not ended). `counted` is false
 where it has no counters (nf_conntrack_acct was off when the flow began). A masqueraded flow's
-public side is `reply_dst`, `reply_dport` (ICMP: `reply_sport`)."""
+public side is `reply_dst`, `reply_dport` (ICMP: `reply_sport`). `labels` are the 128 bits of
+`ct label` as the kernel keeps them, in words of this host; the kernel puts them into dumps and NEW
+events, not into DESTROY, and no record has a use for them, so that they end with the row."""
 
 NLMSG_HEADER: Final = struct.Struct("=IHHII")
 GENERIC_END: Final = 20
@@ -125,8 +128,11 @@ _GRAMMAR: Final[_Grammar] = {
     12: _Leaf("id", 4),
     18: _Leaf("zone", 2),
     20: {1: _Leaf("start_ns", 8), 2: _Leaf("stop_ns", 8)},
+    22: _Leaf("labels", 16),
 }
 ADDRESSES: Final = ("orig_src", "orig_dst", "reply_src", "reply_dst")
+OPAQUE: Final = (*ADDRESSES, "labels")
+"""Fields that are bytes and no numbers."""
 _REQUIRED: Final = (*ADDRESSES, "protocol", "id")
 COUNTERS: Final = ("orig_bytes", "orig_packets", "reply_bytes", "reply_packets")
 PLAIN: Final = {
@@ -227,6 +233,8 @@ def walk(message: bytes | memoryview) -> dict[str, int | bytes]:
     for side in ("orig", "reply"):
         if f"{side}_icmp_type" in fields:
             row[f"{side}_dport"] = number(f"{side}_icmp_type") << 8 | number(f"{side}_icmp_code")
+    offset, size = fields.get("labels", (0, 0))
+    row["labels"] = bytes(message[offset : offset + size]).ljust(16, b"\0")
     row["zone"] = number(layout.zone)
     row["counted"] = int(all(name in fields for name in COUNTERS))
     flags = NLMSG_HEADER.unpack_from(message)[2]

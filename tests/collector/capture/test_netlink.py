@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pyroute2.netlink.nfnetlink.nfctsocket import nfct_msg
 
 from collector.capture import conntrack_table, netlink_dump, netlink_socket
 from collector.capture.conntrack_table import prepare, statistics, table_size
@@ -273,6 +274,45 @@ def test_dump_says_what_conntrack_lists(router: Lab) -> None:
     assert rows["counted"].all() and (rows["start_ns"] > 0).all()
     only6 = router.in_router(lambda: dump(time.time_ns, socket.AF_INET6))
     assert len(only6.messages) == sum(":" in spoken(row)[2][0] for row in rows)
+
+
+LABELLED = """
+table inet labelling {
+  chain labels {
+    type filter hook forward priority -5;
+    udp dport 6001 ct label set 5
+    udp dport 6002 ct label set 127
+    udp dport 6002 ct label set 64
+    udp dport 6002 ct mark set 0x1234
+  }
+}
+"""
+
+
+def test_labels_and_marks_are_those_that_pyroute2_reads(router: Lab) -> None:
+    router.router.run("nft", "-f", "-", stdin=LABELLED)
+    events = ConntrackEvents(ConntrackConfig(new_events=True), time.time_ns)
+    router.in_router(events.start)
+    try:
+        send_udp(router.home, HOME4, WORLD4, range(6000, 6003))
+        messages = router.in_router(lambda: dump(time.time_ns)).messages
+        begun = router.in_router(lambda: read_all(events))
+    finally:
+        router.in_router(events.stop)
+        router.router.run("nft", "delete", "table", "inet", "labelling")
+    rows = decoded(messages)
+    labels = {int(row["orig_dport"]): row["labels"].tobytes() for row in rows}
+    bits = {port: int.from_bytes(found, sys.byteorder) for port, found in labels.items()}
+    if sys.byteorder == "little":  # else the two words are each in the host's order
+        assert bits == {6000: 0, 6001: 1 << 5, 6002: 1 << 127 | 1 << 64}
+    for row, message in zip(rows, messages, strict=True):
+        theirs = nfct_msg(bytes(message))
+        theirs.decode()
+        said = dict(theirs["attrs"])
+        assert int.from_bytes(row["labels"].tobytes(), "little") == said.get("CTA_LABELS", 0)
+        assert (row["mark"], row["id"]) == (said["CTA_MARK"], said["CTA_ID"])
+    udp = begun[begun["protocol"] == 17]
+    assert {int(row["orig_dport"]): row["labels"].tobytes() for row in udp} == labels
 
 
 def test_destroy_events_say_what_conntrack_hears(router: Lab) -> None:

@@ -194,6 +194,18 @@ def test_a_full_shape_table_is_slow_and_right() -> None:
     assert narrow.counts["shapes"] == len({len(one) for one in RECORDED})
 
 
+def test_labels_are_sixteen_bytes_as_they_are() -> None:
+    labels = bytes(range(16))
+    labelled = message(*PLAIN, attribute(22, labels))
+    check(Decoder(), [labelled, message(*PLAIN), labelled])
+    rows = Decoder().decode(batch([labelled, message(*PLAIN)]))
+    assert [row["labels"].tobytes() for row in rows] == [labels, bytes(16)]
+    for wrong in (labels[:8], labels + bytes(4), b""):
+        check(Decoder(), [message(*PLAIN, attribute(22, wrong))])
+        with pytest.raises(ParseError, match="size"):
+            walk(message(*PLAIN, attribute(22, wrong)))
+
+
 def test_a_zone_of_one_direction_is_found() -> None:
     inner = (attribute(1, b"\1\1\1\1"), attribute(2, b"\2\2\2\2"))
     zoned = nest(1, nest(1, *inner), nest(2, attribute(1, b"\x11")), attribute(3, b"\0\5"))
