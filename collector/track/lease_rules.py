@@ -78,6 +78,7 @@ class LeaseRules:
             self._counts["duplicates"] += 1
             return False
         session.seen = [event.xid]
+        session.heard(at)
         session.lease_ns = _end(at, valid_s)
         self._table.prove(session, max(at, session.proof_ns))
         was = session.subscriber
@@ -152,6 +153,7 @@ class LeaseRules:
             return False
         end = max(event.ts_ns, session.proof_ns)
         session.proof_ns = end
+        session.heard(event.ts_ns)
         session.roll(self._out, end - 1)
         self._table.end(session, end, end, reason, event.ts_ns)
         return True

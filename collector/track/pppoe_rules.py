@@ -107,6 +107,7 @@ class PppoeRules:
         return True
 
     def _proven(self, session: Session, event: Ppp) -> None:
+        session.heard(event.ts_ns)
         self._table.prove(session, max(event.ts_ns, session.proof_ns))
         session.roll(self._out, event.ts_ns)
         session.write_open(self._out, event.ts_ns)
@@ -115,6 +116,7 @@ class PppoeRules:
     def _end(self, session: Session, event: Ppp) -> bool:
         end = max(event.ts_ns, session.proof_ns)
         session.proof_ns = end
+        session.heard(event.ts_ns)
         session.roll(self._out, end - 1)
         self._table.end(session, end, end, STATED, event.ts_ns)
         return True

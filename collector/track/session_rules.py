@@ -99,6 +99,7 @@ class SessionRules:
             self._counts["granted"] += 1
             return True
         describe(session, event, self._config.subscriber_from)
+        session.heard(event.ts_ns)
         self._table.prove(session, max(session.proof_ns, event.ts_ns))
         self._table.bind(session, held_by(event), session.proof_ns, Said(event.ts_ns, ACCEPT))
         self._table.arm(session)
@@ -222,6 +223,7 @@ class SessionRules:
         self._table.bind(session, held, at, said)
 
     def _count(self, session: Session, event: Accounting, at: int) -> None:
+        session.heard(event.ts_ns, event.event_s)
         swapped = session.nas in self._config.swap_octets
         resets = add_octets(session, event, at, swapped, self._config.line_speed_bps)
         self._counts["counter_resets"] += resets
@@ -253,6 +255,7 @@ class SessionRules:
         if (up or 0) <= session.up and (down or 0) <= session.down:
             return self.ignore("duplicates")
         session.up, session.down = max(session.up, up or 0), max(session.down, down or 0)
+        session.heard(event.ts_ns, event.event_s)
         session.flags |= SESSION_COUNTERS_DISAGREE
         session.write_closed(self._out, event.ts_ns)
         return True

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from typing import Any, Final
 
+from collector.track.nastime import SECOND_NS
 from collector.track.versions import Row, Versions
 from collector.wire.records import record_id
 
@@ -106,6 +107,12 @@ class Session:
     end_ns: int = 0
     end_max_ns: int = 0
     end_reason: str = ""
+    start_seen_ns: int = 0
+    start_stamp_ns: int = 0
+    last_seen_ns: int = 0
+    last_stamp_ns: int = 0
+    """When the packets came that say how it began and what is last known, and the NAS's own times
+    of them; 0 where they have none."""
     seen: list[Any] = field(default_factory=list)
     """Fingerprint of the last event: status, event time, and a digest of what it said."""
     unproven: list[list[int]] = field(default_factory=list)
@@ -125,7 +132,16 @@ class Session:
         """A session that was seen to begin at `at`, of a source that uses its keys again."""
         nas, epoch, name = key
         ident = record_id("session-key", *key, at)
-        return cls(nas, epoch, name, ident, at, STATED, at, at, origin=origin)
+        session = cls(nas, epoch, name, ident, at, STATED, at, at, origin=origin)
+        session.heard(at)
+        return session
+
+    def heard(self, ts_ns: int, stamp_s: int | None = None) -> None:
+        """A packet came that says something new of the session; the first says how it began."""
+        stamp_ns = (stamp_s or 0) * SECOND_NS
+        self.last_seen_ns, self.last_stamp_ns = ts_ns, stamp_ns
+        if not self.start_seen_ns:
+            self.start_seen_ns, self.start_stamp_ns = ts_ns, stamp_ns
 
     def _row(self, slice_ns: int, slice_end: int, end_min: int, end_max: int, reason: str) -> Row:
         return {
@@ -151,6 +167,10 @@ class Session:
             "verified": self.verified,
             "acked": self.acked,
             "flags": self.flags,
+            "start_seen_ns": self.start_seen_ns,
+            "start_stamp_ns": self.start_stamp_ns,
+            "last_seen_ns": self.last_seen_ns,
+            "last_stamp_ns": self.last_stamp_ns,
         }
 
     def write_open(self, out: Versions, at_ns: int) -> None:

@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import Final, Literal
 
-SCHEMA_VERSION: Final = 3
+SCHEMA_VERSION: Final = 4
 """Grows when a class gets columns. Batches of older versions wait in spools and are read for ever:
 a column that is younger than its batch reads as 0 or empty."""
 

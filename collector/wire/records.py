@@ -81,6 +81,10 @@ SESSION = RecordClass(
         Column("verified", "str", "authenticator: verified, unverified or bad"),
         Column("acked", "u8", "1 when the accounting response was seen"),
         Column("flags", "u32", "bit set of SESSION_* flags"),
+        Column("start_seen_ns", "i64", "capture time of the packet that the start is known by", 4),
+        Column("start_stamp_ns", "i64", "its Event-Timestamp (RFC 2869 5.3); 0 none", 4),
+        Column("last_seen_ns", "i64", "capture time of the last packet; with a Stop, of that", 4),
+        Column("last_stamp_ns", "i64", "its Event-Timestamp; 0 none", 4),
     ),
 )
 SESSION_OPEN_ACROSS_RESTART: Final = 1

@@ -104,6 +104,33 @@ STARTED = NOON + SECOND // 4
 STOPPED = NOON + 777 * SECOND + 3 * SECOND // 4
 
 
+def test_the_three_times_of_a_report_are_kept() -> None:
+    """Event time, capture time and the NAS's own, which is three days ahead here (rule 2)."""
+    ahead = NOON // SECOND + 3 * 86_400
+    script = [
+        event(0.25, START, framed_ipv4=A, event_s=ahead),
+        event(304.25, INTERIM, framed_ipv4=A, delay_s=4, event_s=ahead + 300, session_s=300),
+        event(309.25, STOP, framed_ipv4=A, delay_s=5, session_s=304),
+        event(319.25, STOP, framed_ipv4=A, delay_s=15, session_s=304),  # resent: nothing new
+    ]
+    seen = {}
+    for count in (1, 2, 4):
+        (row,), _ = run(script[:count])
+        assert row["start_ns"] == row["start_seen_ns"] == STARTED
+        assert row["start_stamp_ns"] == ahead * SECOND
+        seen[count] = [row[n] - NOON for n in ("end_min_ns", "last_seen_ns")]
+        seen[count].append(row["last_stamp_ns"] and row["last_stamp_ns"] - ahead * SECOND)
+    quarter = SECOND // 4
+    assert seen == {
+        1: [quarter, quarter, 0],
+        2: [300 * SECOND + quarter, 304 * SECOND + quarter, 300 * SECOND],
+        4: [304 * SECOND + quarter, 309 * SECOND + quarter, 0],
+    }
+    derived, _ = run(script[1:2])
+    assert derived[0]["start_seen_ns"] == NOON + 304 * SECOND + quarter
+    assert derived[0]["start_ns"] < STARTED + SECOND
+
+
 def test_clean_session() -> None:
     sessions, changes = feed(PLAIN)
     (row,), (bound,) = rows_of(sessions)
