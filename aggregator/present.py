@@ -13,7 +13,9 @@ from aggregator.queries.arithmetic import iso
 from aggregator.queries.billing import USAGE_COUNTERS, Calls, Sessions, Usage
 from aggregator.queries.coverage import Coverage
 from aggregator.queries.demand import BusyHour
+from aggregator.queries.octets import NOT_COUNTED
 from aggregator.queries.reading import Row
+from collector.wire.records import SESSION_COUNTERS_DISAGREE
 
 MAX_SHOWN_LOSSES: Final = 20
 """Losses below a table; a bad month has thousands. JSON has them all."""
@@ -93,6 +95,8 @@ def usage_plain(answer: Usage) -> dict[str, Any]:
     }
 
 
+_SESSION_TIMES = ("start_seen", "start_stamp", "last_seen", "last_stamp")
+"""When the packets behind start and end were captured, and the NAS's own times of them."""
 _SESSION_FIELDS = ("nas", "acct_session_id", "line", "start_source", "end_reason")
 
 
@@ -111,6 +115,9 @@ def sessions_plain(answer: Sessions) -> dict[str, Any]:
                 "connected_s": row["connected_us"] / 1e6,
                 "up_octets": row["up_octets"],
                 "down_octets": row["down_octets"],
+                "octets": answer.octets.get(row["session_id"], NOT_COUNTED).plain(),
+                "counters_restarted": bool(row["flags"] & SESSION_COUNTERS_DISAGREE),
+                **{name: iso(row[f"{name}_us"]) for name in _SESSION_TIMES},
                 "terminate_cause": None if row["terminate_cause"] < 0 else row["terminate_cause"],
             }
             for row in answer.sessions
@@ -245,6 +252,10 @@ def print_sessions(console: Console, answer: Sessions) -> None:
     headings = ("Start", "End", "Ended", "NAS", "Line", "Connected")
     console.print(_table(title, headings, rows, 5))
     print_line(console, f"{len(rows)} sessions, connected {seconds_text(answer.connected_us)}")
+    for row in answer.sessions:
+        octets = answer.octets.get(row["session_id"])
+        if octets is not None and octets.words:
+            print_line(console, f"  octets of {iso(row['start_us'])}: {octets.words}")
     print_coverage(console, answer.coverage)
 
 

@@ -102,15 +102,18 @@ def join_slices(slices: list[Row], period: Period) -> list[Row]:
         row["connected_us"] += length(clip([(each["slice_start_us"], each["until_us"])], bounds))
         for name in ("end_min_us", "end_max_us", "end_reason", "terminate_cause", "open"):
             row[name] = each[name]
-        for name in ("up_octets", "down_octets"):
+        for name in ("up_octets", "down_octets", "last_seen_us"):
             row[name] = max(row[name], each[name])
+        row["flags"] |= each["flags"]
+        row["last_stamp_us"] = each["last_stamp_us"]
     return sorted(joined.values(), key=lambda row: (row["start_us"], row["session_id"]))
 
 
 _SLICES: Final = f"""
 SELECT subscriber, collector, session_id, nas, acct_session_id, line, start_us, start_source,
        slice_start_us, slice_end_us, end_min_us, end_max_us, end_reason,
-       up_octets, down_octets, terminate_cause, flags
+       up_octets, down_octets, terminate_cause, flags,
+       start_seen_us, start_stamp_us, last_seen_us, last_stamp_us
 FROM session FINAL
 WHERE subscriber >= %(low)s AND subscriber <= %(high)s
   AND slice_start_us >= %(start)s AND slice_start_us < %(end)s AND {IN_DAYS}

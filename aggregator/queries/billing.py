@@ -7,7 +7,8 @@ binding they belong to was known are resolved again here, by the history as it i
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 from aggregator.attribution.attribute import BOUNDED
@@ -16,6 +17,7 @@ from aggregator.queries.arithmetic import DAY_US, HOUR_US, Period
 from aggregator.queries.audit import AuditSink
 from aggregator.queries.coverage import Coverage, Losses
 from aggregator.queries.late import CALL, late_rows
+from aggregator.queries.octets import Octets, check_octets
 from aggregator.queries.reading import FINAL_BY_PARTITION, IN_DAYS, Reader, Row, rows_of, span
 from collector.wire.records import MAX_STRING_BYTES
 
@@ -49,13 +51,15 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Sessions:
-    """Sessions in order of start; `connected_us` counts overlapping sessions once."""
+    """Sessions in order of start; `connected_us` counts overlapping sessions once. octets: by
+    session id, what the NAS's counters are worth beside the metered bytes."""
 
     subscriber: str
     period: Period
     sessions: list[Row]
     connected_us: int
     coverage: Coverage
+    octets: Mapping[bytes, Octets] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,12 +123,14 @@ def sessions(
     audit.looked_up(f"billing sessions {period.text}", subscriber, reference)
     losses = Losses(client, period, now_us)
     access = access_of(client, subscriber, losses)
+    joined = join_slices(access.slices, period)
     return Sessions(
         subscriber,
         period,
-        join_slices(access.slices, period),
+        joined,
         access.connected_us,
         losses.coverage(access.expected, "session"),
+        check_octets(client, subscriber, joined, losses),
     )
 
 

@@ -13,6 +13,7 @@ from aggregator.queries.access import access_of, join_slices
 from aggregator.queries.arithmetic import HOUR_US, SECOND_US, Period, iso
 from aggregator.queries.billing import call_rows, check_subscriber
 from aggregator.queries.coverage import Losses
+from aggregator.queries.octets import NOT_COUNTED, check_octets
 from aggregator.queries.reading import Reader, Row
 
 FLAP_DROPS: Final = 3
@@ -66,7 +67,13 @@ def line_faults(client: Reader, subscriber: str, period: Period, now_us: int) ->
     ]
     coverage = losses.coverage(access.expected, "session")
     found = flaps(sessions)
+    octets = check_octets(client, subscriber, sessions, losses)
     events = [
+        *(
+            {"at_us": row["end_min_us"], "what": "octets differ", "detail": words, **_where(row)}
+            for row in sessions
+            if (words := octets.get(row["session_id"], NOT_COUNTED).words)
+        ),
         *(event for row in sessions for event in _session(row)),
         *(_call(row) for row in calls),
         *(_gap(row) for row in coverage.losses),
@@ -115,8 +122,12 @@ def _drops(sessions: Sequence[Row]) -> list[int]:
     ]
 
 
+def _where(row: Row) -> dict[str, Any]:
+    return {"nas": row["nas"], "line": row["line"]}
+
+
 def _session(row: Row) -> list[dict[str, Any]]:
-    where = {"nas": row["nas"], "line": row["line"]}
+    where = _where(row)
     events: list[dict[str, Any]] = [
         {
             "at_us": row["start_us"],

@@ -17,6 +17,7 @@ from aggregator.queries.arithmetic import parse_period
 from aggregator.queries.billing import Calls, Sessions, Usage
 from aggregator.queries.coverage import Coverage
 from aggregator.queries.demand import BusyHour
+from aggregator.queries.octets import Octets
 
 PERIOD = parse_period("2026-11")
 START = PERIOD.start_us
@@ -73,8 +74,14 @@ SESSION = {
     "up_octets": 5,
     "down_octets": 2**64 - 1,
     "terminate_cause": -1,
+    "flags": 2,
+    "start_seen_us": START,
+    "start_stamp_us": 0,
+    "last_seen_us": START + 1,
+    "last_stamp_us": 2**62,
 }
-SESSIONS = Sessions("s", PERIOD, [SESSION], 90_061_500_000, COVERAGE)
+OCTETS = Octets("swapped", (1, 2), (3, 4))
+SESSIONS = Sessions("s", PERIOD, [SESSION], 90_061_500_000, COVERAGE, {b"\xff" * 16: OCTETS})
 CALL = {
     "record_id": b"\xfe" * 16,
     "direction": "in",
@@ -181,6 +188,9 @@ def test_what_is_unknown_withheld_or_too_few_says_so() -> None:
     (session,) = present.sessions_plain(SESSIONS)["sessions"]
     assert session["terminate_cause"] is None
     assert session["end_max"] == "9999-12-31T23:59:59.999Z"
+    assert session["octets"] == {"check": "swapped", "metered_up": [1, 3], "metered_down": [2, 4]}
+    assert (session["counters_restarted"], session["start_stamp"]) == (True, "")
+    assert "the other way round" in table(present.print_sessions, SESSIONS)
     text = table(present.print_busy_hour, BUSY)
     assert re.search(r"few\s", text)
     assert text.count("busiest") == 1
