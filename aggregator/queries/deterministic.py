@@ -12,10 +12,21 @@ every version there ever was with the instant from which it counts, and none is 
     outside = "192.0.2.0/26"
     ports = [1024, 65535]
     ports_per_host = 2000
+    algorithm = "sequential"                # or round-robin, interlaced
 
-Inside address n has public address n // hosts and the block n % hosts of it, where hosts is how
-many blocks fit between the ports (RFC 7422 section 2, sequential). What is left above the last
-block is dynamic: port-block events tell of it. A version ends where the next of its device begins.
+Inside hosts are counted from 0: addresses of IPv4, or of IPv6 (DS-Lite, NAT64) the prefixes of
+`inside_length` that subscribers have. Of the algorithms that RFC 7422 section 2 numbers:
+
+- sequential (0): host n has public address n // hosts and the block n % hosts of it, where hosts is
+  how many blocks fit between the ports.
+- round-robin (2): host n has the same block of every public address; ports_per_host is of all.
+- interlaced (3): host n has public address n // hosts and of it every port that is n % hosts after
+  the first, counted in steps of hosts.
+
+Not known: staggered (1), whose formula as printed gives a port to two hosts; cryptographic (4),
+which takes the device's key and function; and what vendors do otherwise. Such devices have to
+export their blocks. What no host has is dynamic: port-block events tell of it. A version ends where
+the next of its device begins.
 """
 
 from __future__ import annotations
@@ -26,7 +37,7 @@ import ipaddress
 from collections.abc import Sequence
 from dataclasses import field
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, Field, TypeAdapter
 from pydantic.dataclasses import dataclass
@@ -45,6 +56,10 @@ def _ipv4(text: str) -> str:
     return str(ipaddress.IPv4Network(text))
 
 
+def _either(text: str) -> str:
+    return str(ipaddress.ip_network(text))
+
+
 def _zoned(at: dt.datetime) -> dt.datetime:
     if at.tzinfo is None:
         raise ValueError("give the zone, e.g. 2026-01-01T00:00:00Z")
@@ -57,11 +72,13 @@ class Version:
 
     device: Name
     valid_from: Annotated[dt.datetime, AfterValidator(_zoned)]
-    inside: Annotated[str, AfterValidator(_ipv4)]
+    inside: Annotated[str, AfterValidator(_either)]
     outside: Annotated[str, AfterValidator(_ipv4)]
     ports: tuple[Port, Port]
     ports_per_host: Port
     collector: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{0,64}$")] = ""
+    algorithm: Literal["sequential", "round-robin", "interlaced"] = "sequential"
+    inside_length: Annotated[int, Field(ge=1, le=128)] | None = None
 
     @property
     def start_us(self) -> int:
@@ -69,26 +86,62 @@ class Version:
 
     @property
     def hosts(self) -> int:
-        """Inside addresses that share one public address: its whole blocks."""
-        return (self.ports[1] - self.ports[0] + 1) // self.ports_per_host
+        """Inside hosts that share one public address: its whole blocks."""
+        return (self.ports[1] - self.ports[0] + 1) // self._width
+
+    @property
+    def room(self) -> int:
+        """Inside hosts that have ports."""
+        pool = ipaddress.IPv4Network(self.outside).num_addresses
+        return self.hosts if self.algorithm == "round-robin" else self.hosts * pool
+
+    @property
+    def length(self) -> int:
+        """Length of the prefix that one host has inside, in its own family's bits."""
+        whole = ipaddress.ip_network(self.inside).max_prefixlen
+        return whole if self.inside_length is None else self.inside_length
+
+    @property
+    def inside_hosts(self) -> int:
+        """Hosts inside, with ports or without."""
+        return 1 << max(0, self.length - ipaddress.ip_network(self.inside).prefixlen)
+
+    @property
+    def _width(self) -> int:
+        """Ports that a host has of one public address."""
+        if self.algorithm != "round-robin":
+            return self.ports_per_host
+        return max(1, self.ports_per_host // ipaddress.IPv4Network(self.outside).num_addresses)
 
     @property
     def identity(self) -> str:
         """SHA-256 of what it says: named as evidence, so that a changed version shows."""
         words = (self.device, self.collector, self.start_us, self.inside, self.outside, *self.ports)
-        return hashlib.sha256(repr((*words, self.ports_per_host)).encode()).hexdigest()[:32]
+        # Defaults are left out: an earlier answer named a version by what it then said.
+        more: list[str] = [] if self.algorithm == "sequential" else [self.algorithm]
+        more += [] if self.inside_length is None else [str(self.inside_length)]
+        said = repr((*words, self.ports_per_host, *more))
+        return hashlib.sha256(said.encode()).hexdigest()[:32]
 
-    def inside_of(self, address: int, port: int) -> tuple[int, int] | None:
-        """The inside address as a number, and its first port, of a public address and port."""
-        outside, inside = ipaddress.IPv4Network(self.outside), ipaddress.IPv4Network(self.inside)
-        nth = address - int(outside.network_address)
-        block, _ = divmod(port - self.ports[0], self.ports_per_host)
-        if not 0 <= nth < outside.num_addresses or not 0 <= block < self.hosts:
+    def inside_of(self, address: int, port: int) -> tuple[bytes, int, int] | None:
+        """The inside address, 16 bytes, with the first and last port that lie together, of a
+        public address and port; None where no host has it."""
+        outside, inside = ipaddress.IPv4Network(self.outside), ipaddress.ip_network(self.inside)
+        nth, place = address - int(outside.network_address), port - self.ports[0]
+        if not 0 <= nth < outside.num_addresses or not 0 <= place < self.hosts * self._width:
             return None
-        host = nth * self.hosts + block
-        if host >= inside.num_addresses:
+        if self.algorithm == "interlaced":
+            host, first, last = nth * self.hosts + place % self.hosts, port, port
+        else:
+            block = place // self._width
+            host = block if self.algorithm == "round-robin" else nth * self.hosts + block
+            first = self.ports[0] + block * self._width
+            last = first + self._width - 1
+        if host >= self.inside_hosts:
             return None
-        return int(inside.network_address) + host, self.ports[0] + block * self.ports_per_host
+        base = int(inside.network_address) + (host << (inside.max_prefixlen - self.length))
+        held = base.to_bytes(inside.max_prefixlen // 8, "big")
+        return (MAPPED + held if inside.version == 4 else held), first, last
 
 
 @dataclass(config=STRICT)
@@ -113,17 +166,17 @@ class Deterministic:
             held = version.inside_of(address, question.port)
             if held is None:
                 continue
-            inside, first = held
+            inside, first, last = held
             found.append(
                 Mapping(
                     version.identity,
                     "deterministic",
                     version.collector,
-                    MAPPED + inside.to_bytes(4, "big"),
+                    inside,
                     0,
                     0,
                     first,
-                    first + version.ports_per_host - 1,
+                    last,
                     version.start_us,
                     end_us,
                 )
@@ -131,7 +184,7 @@ class Deterministic:
         return found
 
     def sharers(self, address: bytes, from_us: int, to_us: int) -> int | None:
-        """How many inside addresses share a public address in [from, to); None for none."""
+        """How many inside hosts share a public address in [from, to); None for none."""
         if address[:12] != MAPPED:
             return None
         number = ipaddress.IPv4Address(address[12:])
@@ -177,6 +230,21 @@ def parse(data: dict[str, Any], path: Path) -> Deterministic:
     return found
 
 
+def _wrong_hosts(each: Version) -> list[str]:
+    """What is wrong with the hosts of one version."""
+    inside, pool = ipaddress.ip_network(each.inside), ipaddress.IPv4Network(each.outside)
+    if inside.version == 4 and each.length != 32:
+        return ["inside_length: only for IPv6: of IPv4 each address is a host"]
+    if inside.version == 6 and not inside.prefixlen <= each.length <= 64:
+        return [f"inside_length: of IPv6 from {inside.prefixlen} to 64: the prefix of one host"]
+    if each.algorithm == "round-robin" and each.ports_per_host % pool.num_addresses:
+        return [f"ports_per_host: no multiple of the {pool.num_addresses} public addresses"]
+    if each.inside_hosts > each.room:
+        return [f"inside: {each.inside_hosts} addresses, but there is room for {each.room}: "
+                "take fewer ports_per_host"]  # fmt: skip
+    return []
+
+
 def _problems(found: Deterministic) -> list[str]:
     problems = []
     ended = _ends(found.version)
@@ -185,12 +253,8 @@ def _problems(found: Deterministic) -> list[str]:
         if each.ports[1] < each.ports[0] or each.hosts < 1:
             problems.append(f"{where}.ports: no block of ports_per_host fits")
             continue
-        inside, outside = ipaddress.IPv4Network(each.inside), ipaddress.IPv4Network(each.outside)
-        if inside.num_addresses > outside.num_addresses * each.hosts:
-            problems.append(
-                f"{where}.inside: {inside.num_addresses} addresses, but there is room for "
-                f"{outside.num_addresses * each.hosts}: take fewer ports_per_host"
-            )
+        outside = ipaddress.IPv4Network(each.outside)
+        problems += [f"{where}.{text}" for text in _wrong_hosts(each)]
         for m, (other, other_end) in enumerate(ended[:n]):
             together = each.start_us < other_end and other.start_us < end
             if each.device == other.device and each.start_us == other.start_us:

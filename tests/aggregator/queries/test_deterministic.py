@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aggregator.queries.deterministic import Deterministic, Version, load, parse
@@ -72,7 +72,68 @@ def test_every_inside_address_has_ports_of_its_own(
     public, block = divmod(nth, found.hosts)
     for port in (start + block * ports, start + (block + 1) * ports - 1):
         back = found.inside_of(int(ipaddress.ip_address("192.0.2.0")) + public, port)
-        assert back == (int(inside.network_address) + nth, start + block * ports)
+        first = start + block * ports
+        assert back == (pack(inside.network_address + nth), first, first + ports - 1)
+
+
+PUBLIC = int(ipaddress.ip_address("192.0.2.0"))
+
+
+@given(
+    algorithm=st.sampled_from(("sequential", "round-robin", "interlaced")),
+    bits=st.integers(29, 32), start=st.integers(1024, 65_000), each=st.integers(1, 20),
+    v6=st.booleans(),
+)  # fmt: skip
+@settings(max_examples=40, deadline=None)
+def test_every_port_is_of_one_host_and_every_host_has_its_number_of_ports(
+    algorithm: Any, bits: int, start: int, each: int, v6: bool
+) -> None:
+    """By every algorithm all ports of the pool, counted back, come to the same for each host."""
+    pool = 1 << (32 - bits)
+    per_host = each * (pool if algorithm == "round-robin" else 1)
+    inside, length = ("2001:db8::/40", 52) if v6 else ("10.0.0.0/20", None)
+    ports = (start, min(start + 60, 65_535))
+    found = Version(
+        "d", DAY, inside, f"192.0.2.0/{bits}", ports, per_host,
+        algorithm=algorithm, inside_length=length,
+    )  # fmt: skip
+    held: dict[bytes, int] = {}
+    for address in range(PUBLIC, PUBLIC + pool):
+        for port in range(start - 2, ports[1] + 3):
+            back = found.inside_of(address, port)
+            if back is not None:
+                inside_address, first, last = back
+                assert first <= port <= last
+                held[inside_address] = held.get(inside_address, 0) + 1
+    assert set(held.values()) <= {per_host}
+    assert len(held) == min(found.room, found.inside_hosts)
+    network = ipaddress.ip_network(inside)
+    step = 1 << (network.max_prefixlen - found.length)
+    assert set(held) == {pack(network.network_address + n * step) for n in range(len(held))}
+
+
+def test_where_round_robin_and_interlaced_put_a_port() -> None:
+    """Round robin by the RFC's example: 1,000 ports of ten addresses are 100 of each; of a pool of
+    eight here, 800 ports."""
+    pool = {"outside": "192.0.2.0/29", "ports": [2000, 65_535], "inside": "100.64.0.0/23"}
+    found = made(version(**pool, ports_per_host=800, algorithm="round-robin"))
+    for last in range(8):
+        assert ask(found, f"192.0.2.{last}", 2000) == ask(found, f"192.0.2.{last}", 2099)
+        assert ask(found, f"192.0.2.{last}", 2000) == ["100.64.0.0"]
+        assert ask(found, f"192.0.2.{last}", 2100) == ["100.64.0.1"]
+    assert found.sharers(pack("192.0.2.3"), T, T + 1) == 635
+    found = made(version(**pool, ports_per_host=800, algorithm="interlaced"))  # 79 hosts of each
+    assert ask(found, "192.0.2.0", 2000) == ask(found, "192.0.2.0", 2079) == ["100.64.0.0"]
+    assert ask(found, "192.0.2.0", 2001) == ["100.64.0.1"]
+    assert ask(found, "192.0.2.1", 2000) == ["100.64.0.79"]
+    assert ask(found, "192.0.2.0", 65_200) == []  # above 79 times 800: dynamic
+
+
+def test_subscribers_of_ds_lite_are_prefixes_of_ipv6() -> None:
+    found = made(version(inside="2001:db8:c000::/38", inside_length=48))
+    assert ask(found, "192.0.2.0", 1024) == ["2001:db8:c000::"]
+    assert ask(found, "192.0.2.1", 1024) == ["2001:db8:c020::"]
+    assert made(version()).digest != found.digest
 
 
 def test_a_version_ends_where_the_next_of_its_device_begins() -> None:
@@ -95,6 +156,9 @@ def test_all_problems_at_once() -> None:
             version(device="cgn-2", outside="192.0.2.32/27", inside="10.0.0.0/16"),
             version(ports=[5000, 4000], device="cgn-3"),
             version(),
+            version(device="cgn-4", inside="2001:db8::/32", outside="198.51.100.0/26"),
+            version(device="cgn-5", inside_length=24, outside="198.51.100.64/26"),
+            version(device="cgn-6", algorithm="round-robin", outside="198.51.100.128/26"),
         )
     text = str(caught.value)
     for part in (
@@ -102,6 +166,9 @@ def test_all_problems_at_once() -> None:
         "version.1.outside: version.0 has these",
         "version.2.ports",
         "version.3: version.0 of cgn-1 begins at that instant too",
+        "version.4.inside_length: of IPv6 from 32 to 64",
+        "version.5.inside_length: only for IPv6",
+        "version.6.ports_per_host: no multiple of the 64",
     ):
         assert part in text
     with pytest.raises(ConfigError, match="give the zone"):
