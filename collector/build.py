@@ -20,6 +20,7 @@ from collector.capture.reliable import ReliableConfig
 from collector.config import Config
 from collector.lines import read_lines
 from collector.spool import SpoolConfig
+from collector.track.flow_config import MappingConfig
 from collector.track.observer import Ports
 from collector.track.trackers import TrackersConfig
 from collector.uplink import UplinkConfig
@@ -76,6 +77,7 @@ def trackers_config(config: Config) -> TrackersConfig:
         exported_usage=config.exports.usage,
         resolver_ports=config.hosts.dns_ports,
         visits_by_connection=config.hosts.detail == "connection",
+        mappings=mappings(config),
         max_sessions=config.limits.max_sessions,
         max_calls=config.limits.max_calls,
         max_flows=config.limits.max_flows,
@@ -135,6 +137,12 @@ def conntrack_config(config: Config) -> ConntrackConfig:
     flows = config.flows
     reliable = ReliableConfig(flows.stall_s, flows.table_share) if flows.reliable else None
     return ConntrackConfig(config.limits.receive_buffer_bytes, reliable=reliable)
+
+
+def mappings(config: Config) -> MappingConfig:
+    flows = config.flows
+    idle_ns = flows.block_idle_s * SECOND_NS
+    return MappingConfig(flows.mappings, flows.block_first, flows.block_ports, idle_ns)
 
 
 def window(config: Config) -> Window:

@@ -146,11 +146,18 @@ class Hosts:
 class Flows:
     """What connection tracking tells of flows.
 
+    mappings: what is recorded of NAT: a mapping for each `flow`, for each `block` of ports that a
+    subscriber has, or nothing, `off`. block_first, block_ports: as the NAT gives ports, in blocks
+    of so many from that one on. block_idle_s: the longest pause within one holding of a block.
     reliable: have the kernel keep the ends of flows that find no room, instead of dropping them,
     until the collector looks. Such flows stay in the conntrack table, so a watchdog switches it
     off after stall_s without a look, or once the table is as full as table_share, a share of 1.
     """
 
+    mappings: Literal["flow", "block", "off"] = "flow"
+    block_first: Annotated[int, Field(ge=1, le=65_535)] = 1024
+    block_ports: Annotated[int, Field(ge=1, le=65_535)] = 1024
+    block_idle_s: Annotated[int, Field(ge=1, le=86_400)] = 120
     reliable: bool = False
     stall_s: Annotated[float, Field(ge=1, le=600)] = 10.0
     table_share: Annotated[float, Field(gt=0, le=1)] = 0.8

@@ -62,6 +62,8 @@ GAUGES: Final[dict[str, str]] = {
     "captured_interfaces": "interfaces whose packets are read now",
     "unheard_interfaces": "interfaces that match but are beyond the limit of packet sockets",
     "conntrack_reliable": "1 while the kernel keeps flow events that find no room for later",
+    "nat_ranges_open": "ranges of public ports in use, where NAT is recorded by range",
+    "nat_ranges_shared": "those of them in which two subscribers had flows at one time",
     "start_timestamp_seconds": "when this collector started",
 }
 

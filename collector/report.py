@@ -25,6 +25,7 @@ def publish(collector: Collector) -> None:
     """Hand the newest counts to whoever scrapes."""
     volume, spool, uplink = collector.trackers.volume, collector.spool.counts, collector.uplink
     conntrack = collector.conntrack
+    blocks, shared = collector.trackers.flows.blocks
     collector.metrics.publish(
         Snapshot(
             stages=stages(collector),
@@ -49,6 +50,8 @@ def publish(collector: Collector) -> None:
                 "captured_interfaces": collector.sources.captured,
                 "unheard_interfaces": collector.sources.refused,
                 "conntrack_reliable": float(conntrack.is_reliable),
+                "nat_ranges_open": blocks,
+                "nat_ranges_shared": shared,
                 "start_timestamp_seconds": collector.started_ns / 1e9,
             },
         )

@@ -152,6 +152,16 @@ def _health(running: Running) -> Iterator[Finding]:
             "batches wait in the spool",
             "journalctl -u tallyhold-collector",
         )
+    if shared := running.gauges.get("nat_ranges_shared", 0.0):
+        yield Finding(
+            "warning",
+            "port blocks",
+            f"two subscribers had flows at one time in each of {shared:.0f} blocks",
+            "there mappings are told flow by flow; elsewhere a subscriber may be named for a port "
+            "that nobody used",
+            "nft list ruleset; set flows.block_first and block_ports as the NAT gives ports, or "
+            'flows.mappings = "flow"',
+        )
     if running.gauges.get("unheard_interfaces", 0.0):
         yield Finding(
             "warning",

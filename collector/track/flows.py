@@ -29,7 +29,8 @@ import numpy.typing as npt
 
 from collector.parse.conntrack import DESTROY
 from collector.track import flow_snapshot
-from collector.track.flow_config import FlowConfig
+from collector.track.block_mappings import BlockMappings
+from collector.track.flow_config import FlowConfig, MappingConfig
 from collector.track.flow_delta import DELTA, Rows, deltas_of, difference
 from collector.track.flow_mappings import FlowMappings
 from collector.track.flow_sides import subscriber_side
@@ -41,6 +42,7 @@ from collector.track.flow_table import (
     Entries,
     FlowTable,
     Tombstones,
+    begin_of,
     distinct,
     pick,
     put,
@@ -50,7 +52,7 @@ from collector.wire.addr import MAPPED
 from collector.wire.columns import Columns
 from collector.wire.loss import Loss
 
-__all__ = ["DELTA", "FlowConfig", "Flows", "Rows"]
+__all__ = ["DELTA", "FlowConfig", "Flows", "MappingConfig", "Rows"]
 
 
 class Flows:
@@ -69,7 +71,11 @@ class Flows:
         self._access = Prefixes(config.access)
         self._table = FlowTable(config.max_flows)
         self._tombstones = Tombstones(config.tombstone_ns, config.max_tombstones)
-        self._mappings = FlowMappings(config.max_flows)
+        self._mappings: FlowMappings | BlockMappings = (
+            BlockMappings(config.mappings, config.max_flows)
+            if config.mappings.detail == "block"
+            else FlowMappings(config.max_flows)
+        )
         self._ended: Counter[bytes] = Counter()
         self._dumped_ns = started_ns
         self._known_ns = started_ns
@@ -136,6 +142,13 @@ class Flows:
         """Mapping rows proven up to `end_ns`, the end of the closing window; forgets them."""
         return {"mapping": self._mappings.take(end_ns, now_ns)}
 
+    @property
+    def blocks(self) -> tuple[int, int]:
+        """Port blocks in use, and those of them that two subscribers dispute; see rule 3 there."""
+        if isinstance(self._mappings, BlockMappings):
+            return len(self._mappings), self._mappings.shared
+        return 0, 0
+
     def ended_counts(self) -> dict[tuple[bytes, int], int]:
         """Flows that ended since the last call, by subscriber: (address or network, length)."""
         ended, self._ended = self._ended, Counter()
@@ -146,7 +159,7 @@ class Flows:
         """Losses since the last call, one a reason."""
         lost, self._lost = self._lost, {}
         return [
-            Loss(start, end, stage, reason, amount, "events", ("visit", "mapping"))
+            Loss(start, end, stage, reason, amount, "events", _CLASSES.get(reason, _BOTH))
             for (stage, reason), (start, end, amount) in lost.items()
         ]
 
@@ -230,7 +243,7 @@ class Flows:
 
     def _finish(self, entries: Entries, newly: npt.NDArray[np.bool_]) -> None:
         """Counts the flows that newly ended, and records their mappings to the end."""
-        self._map(entries)
+        self._map(pick(entries, entries["translated"]))
         self.counts["ended"] += int(np.count_nonzero(newly))
         if len(self._ended) >= self._config.max_flows:  # taken every window, so never in practice
             self._lose("track", "ended-full", int(newly.sum()), self._dumped_ns)
@@ -245,18 +258,27 @@ class Flows:
     def _map_open(self, now_ns: int) -> None:
         """Records the mappings of open flows that are new or were last told long ago."""
         entries = self._table.entries
-        due = entries["translated"] & (entries["seen_ns"] == now_ns)
-        due &= (entries["mapped_ns"] == 0) | (
-            now_ns - entries["mapped_ns"] >= self._config.mapping_refresh_ns
+        alive = entries["translated"] & (entries["seen_ns"] == now_ns)
+        due = alive & (
+            (entries["mapped_ns"] == 0)
+            | (now_ns - entries["mapped_ns"] >= self._config.mapping_refresh_ns)
         )
-        self._map(pick(entries, due))
+        # Each flow that lives proves its block, and few rows come of it.
+        chosen = alive if self._config.mappings.detail == "block" else due
+        self._map(pick(entries, chosen), due[chosen])
         entries["mapped_ns"][due] = now_ns
 
-    def _map(self, entries: Entries) -> None:
-        if self._config.mappings:
-            dropped = self._mappings.add(pick(entries, entries["translated"]))
-            if dropped:
-                self._lose("track", "mappings-full", dropped, int(entries["seen_ns"].max()))
+    def _map(self, entries: Entries, due: npt.NDArray[np.bool_] | None = None) -> None:
+        """Records the mappings of translated flows; without `due` they all have ended."""
+        if not len(entries):
+            return
+        until = int(entries["seen_ns"].max())
+        if self._config.mappings.detail == "off":
+            # Else a look-up would say that nobody had the port.
+            since = int(begin_of(entries).min())
+            self._lose("track", "mappings-off", len(entries), until, since)
+        elif dropped := self._mappings.add(entries, due):
+            self._lose("track", "mappings-full", dropped, until)
 
     def _settle(self, total: int, now_ns: int, **lost: npt.NDArray[np.bool_]) -> None:
         """Counts `total` rows, those in `lost` by reason (each in one at most), as lost."""
@@ -288,6 +310,9 @@ class Flows:
         self._lost[stage, reason] = (start, max(end, now_ns, start + 1), whole)
 
 
+_BOTH: Final = ("visit", "mapping")
+_CLASSES: Final = dict.fromkeys(("mappings-full", "mappings-off"), ("mapping",))
+"""Classes that a loss bears on, by its reason."""
 _ALL: Final = np.uint64(2**64 - 1)
 _MAPPED_HIGH, _MAPPED_LOW = np.frombuffer(MAPPED + bytes(4), np.uint64)
 _MAPPED_MASK: Final = np.frombuffer(b"\xff" * 4 + bytes(4), np.uint64)[0]

@@ -13,7 +13,7 @@ from typing import Any, Final
 from collector.parse.sip import SipEvent
 from collector.track.calls import Calls, CallsConfig
 from collector.track.exports import Exported, Exports, ExportsConfig
-from collector.track.flows import FlowConfig, Flows, Rows
+from collector.track.flows import FlowConfig, Flows, MappingConfig, Rows
 from collector.track.hosts import Hosts, HostsConfig, HostSeen, Resolution
 from collector.track.journal_events import reading_of, sample_of
 from collector.track.links import Links, LinksConfig
@@ -57,6 +57,7 @@ class TrackersConfig:
     resolver_ports: tuple[int, ...] = (53,)
     exported_usage: bool = True
     visits_by_connection: bool = False
+    mappings: MappingConfig = MappingConfig()
     max_sessions: int = 262_144
     max_calls: int = 65_536
     max_flows: int = 1 << 20
@@ -294,6 +295,7 @@ class Trackers:
                 access=config.access,
                 usage_prefix_len=config.ipv6_prefix_len,
                 max_flows=config.max_flows,
+                mappings=config.mappings,
             ),
             self._started_ns,
         )

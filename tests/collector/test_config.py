@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from collector import build
+from collector.capture.reliable import ReliableConfig
 from collector.config import Config, ConfigError, dump, load
+from collector.track.flow_config import MappingConfig
 
 GOOD = """
 name = "edge-1"
@@ -73,3 +75,20 @@ def test_the_detail_of_visits_is_a_setting(tmp_path: Path) -> None:
         assert build.trackers_config(config).visits_by_connection is (detail == "connection")
     with pytest.raises(ConfigError, match="hosts.detail"):
         load(write(tmp_path, more % "url"))
+
+
+def test_what_is_recorded_of_nat_is_a_setting(tmp_path: Path) -> None:
+    assert build.mappings(load(write(tmp_path, GOOD))) == MappingConfig("flow")
+    more = GOOD + '[flows]\nmappings = "%s"\nblock_first = 2048\nblock_ports = 512\n'
+    config = load(write(tmp_path, more % "block"))
+    assert build.mappings(config) == MappingConfig("block", 2048, 512)
+    assert build.trackers_config(config).mappings == build.mappings(config)
+    assert build.mappings(load(write(tmp_path, more % "off"))).detail == "off"
+    with pytest.raises(ConfigError, match=r"flows\.mappings"):
+        load(write(tmp_path, more % "port"))
+
+
+def test_reliable_delivery_is_a_setting(tmp_path: Path) -> None:
+    assert build.conntrack_config(load(write(tmp_path, GOOD))).reliable is None
+    more = GOOD + "[flows]\nreliable = true\nstall_s = 5\ntable_share = 0.5\n"
+    assert build.conntrack_config(load(write(tmp_path, more))).reliable == ReliableConfig(5, 0.5)

@@ -168,6 +168,7 @@ CASES = {
     "imbalance": (with_stage(recorded=5), "error", "conservation", "defect"),
     "spool fills": (with_gauge("spool_fill_ratio", 0.9), "warning", "spool fill", "journalctl"),
     "uplink down": (with_gauge("uplink_up", 0.0), "warning", "uplink", "journalctl"),
+    "blocks": (with_gauge("nat_ranges_shared", 2.0), "warning", "port blocks", "block_ports"),
     "unheard": (with_gauge("unheard_interfaces", 3.0), "warning", "capture", "underneath"),
 }
 

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from collector.parse.conntrack import COLUMNS, DESTROY, DUMP, NEW
+from collector.track.flow_config import MappingConfig
 from collector.track.flow_table import FORGET, UNSEEN, Keys, Tombstones
 from collector.track.flows import DELTA, FlowConfig, Flows
 from collector.track.inside import MAX_PREFIXES, Prefixes
@@ -361,7 +362,7 @@ def test_the_query_identifier_is_the_port_of_an_icmp_mapping() -> None:
 
 
 def test_mappings_can_be_off_and_are_bounded() -> None:
-    flows = Flows(replace(CONFIG, mappings=False), T0)
+    flows = Flows(replace(CONFIG, mappings=MappingConfig("off")), T0)
     flows.destroyed(end(**NAT), T0 + 9 * S)
     assert len(mapped(flows, T0 + 10 * S)["record_id"]) == 0
     flows = Flows(replace(CONFIG, max_flows=2), T0)
