@@ -4,9 +4,10 @@ A canary is a name or an address that is used for blocked look-ups only, and by 
 looked for as text and as packed bytes. Of a name its first label is looked for, which is what text
 and DNS messages have alike.
 
-Volume is metered for every address, whatever it did: that a canary's packed address is in `usage`,
-or in the memory of what meters it, says that a line is in use, and nothing else. So there, and in
-the files that hold usage, it is not looked for; its text is, in memory.
+Volume is metered for every line, whatever it did: that the packed address of a canary's line is in
+`usage`, or in the memory of what meters it, says that a line is in use, and nothing else. So there,
+and in the files that hold usage, it is not looked for; its text is, in memory. The addresses of
+`unmetered` canaries, which were told of a block and have no line, are looked for in every form.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,7 +24,7 @@ from typing import Any, Final
 
 from aggregator.store.errors import StoreError
 from collector.wire import codec
-from collector.wire.addr import pack
+from collector.wire.addr import MAPPED, pack
 from collector.wire.batch import BatchError
 from safeguard.search import find
 from safeguard.stored import Reader
@@ -32,8 +34,10 @@ MIN_LABEL: Final = 12
 """Characters: what is shorter stands in every memory by chance."""
 METERED: Final = frozenset({"usage", "late_usage"})
 """Tables and classes in which every address is."""
-_CHUNK: Final = 16 * 2**20
+_CHUNK: Final = 2**20
 _OVERLAP: Final = 512
+_NOTHING: Final = bytes(_CHUNK)
+"""What most of the pieces of a process's memory are: reserved, and never written."""
 _MAX_MEMORY: Final = 64 * 2**30
 _REGION: Final = re.compile(r"([0-9a-f]+)-([0-9a-f]+) (\S+) \S+ \S+ \S+\s*(.*)")
 _ACCESS_DENIED: Final = 497
@@ -51,36 +55,52 @@ class CanaryError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Canaries:
-    """Names in lower case, and addresses of 16 bytes."""
+    """Names in lower case, and addresses of 16 bytes: of lines, and of what has none."""
 
     names: tuple[str, ...] = ()
     addresses: tuple[bytes, ...] = ()
+    unmetered: tuple[bytes, ...] = ()
 
     @classmethod
     def read(cls, path: Path) -> Canaries:
-        """A file of `{"names": […], "addresses": […]}`; raises CanaryError or OSError."""
+        """A file of `{"names": […], "addresses": […]}`, and "unmetered" where there are any; raises
+        CanaryError or OSError."""
         try:
             plain = json.loads(path.read_text())
             names = tuple(str(name).lower().rstrip(".") for name in plain["names"])
             addresses = tuple(pack(str(each)) for each in plain["addresses"])
+            unmetered = tuple(pack(str(each)) for each in plain.get("unmetered", ()))
         except (ValueError, KeyError, TypeError) as error:
             raise CanaryError(f"{path}: names and addresses expected") from error
-        if not 1 <= len(names) + len(addresses) <= MAX_CANARIES:
+        if not 1 <= len(names) + len(addresses) + len(unmetered) <= MAX_CANARIES:
             raise CanaryError(f"{path}: 1 to {MAX_CANARIES} canaries expected")
         if any(len(n.partition(".")[0]) < MIN_LABEL or not n.isascii() for n in names):
             raise CanaryError(f"{path}: a name's first label has {MIN_LABEL} characters or more")
-        return cls(names, addresses)
+        return cls(names, addresses, unmetered)
+
+    @property
+    def all_addresses(self) -> tuple[bytes, ...]:
+        return self.addresses + self.unmetered
 
     def needles(self) -> list[bytes]:
         """Everything to look for in bytes."""
-        found = self.of_names()
-        for address in self.addresses:
-            found += [str(_plain(address)).encode(), address, address.hex().encode()]
+        found = self.of_names() + self.as_text()
+        for address in self.all_addresses:
+            found += [address, address.hex().encode()]
         return found
 
+    def beside_usage(self) -> list[bytes]:
+        """The same where usage is, which has the address of every line."""
+        return [*self.of_names(), *self.unmetered]
+
     def as_text(self) -> list[bytes]:
-        """Names, and addresses as a log line or an exception would have them."""
-        return self.of_names() + [str(_plain(each)).encode() for each in self.addresses]
+        """Addresses as a log line or an exception would have them."""
+        return [str(_plain(each)).encode() for each in self.all_addresses]
+
+    def packed(self) -> list[bytes]:
+        """What every packed form of an unmetered address has: the four bytes of IPv4, mapped or
+        not, and the /64 of IPv6, with or without the rest."""
+        return [each[12:] if each[:12] == MAPPED else each[:8] for each in self.unmetered]
 
     def of_names(self) -> list[bytes]:
         """Everything that names are looked for by."""
@@ -119,7 +139,7 @@ def batch(data: bytes, canaries: Canaries) -> bool:
     with suppress(BatchError):
         _, batches = codec.decode(data)
         for name, rows in batches.items():
-            needles = canaries.of_names() if name in METERED else canaries.needles()
+            needles = canaries.beside_usage() if name in METERED else canaries.needles()
             for column in rows.columns:
                 for buffer in column.buffers():
                     if buffer is not None and any(n in buffer.to_pybytes() for n in needles):
@@ -133,12 +153,11 @@ def columns(client: Reader, database: str, canaries: Canaries) -> list[str]:
     found = []
     for table, name, kind in zip(*listed.values(), strict=True):
         if kind == "FixedString(16)":
-            if table in METERED:
-                continue
-            values = [f"unhex('{address.hex()}')" for address in canaries.addresses]
+            known = canaries.unmetered if table in METERED else canaries.all_addresses
+            values = [f"unhex('{address.hex()}')" for address in known]
             test = f"`{name}` IN ({', '.join(values)})" if values else ""
         else:
-            texts = [*canaries.names, *(str(_plain(each)) for each in canaries.addresses)]
+            texts = [*canaries.names, *(each.decode() for each in canaries.as_text())]
             quoted = (f"position(`{name}`, {_quoted(text)}) > 0" for text in texts)
             test = " OR ".join(quoted)
         if test and _any(client, table, test):
@@ -147,19 +166,24 @@ def columns(client: Reader, database: str, canaries: Canaries) -> list[str]:
 
 
 def memory(pid: int, canaries: Canaries) -> list[str]:
-    """What of them is in a live process's memory: by kind of region and number of places.
+    """What of them is in a live process's memory: by kind of region, form and number of places.
 
-    Raises OSError where it may not be read: only root can.
+    Names are found in any case. Raises OSError where it may not be read: only root can.
     """
-    needles = canaries.as_text()
-    found: dict[str, int] = {}
+    found: Counter[tuple[str, str]] = Counter()
     with open(f"/proc/{pid}/mem", "rb", buffering=0) as mem:
         for start, end, name in _regions(pid):
             for data in _pieces(mem, start, end):
-                for needle in needles:
-                    if needle in data:
-                        found[name] = found.get(name, 0) + data.count(needle)
-    return [f"{name or 'anonymous memory'}: {count} places" for name, count in found.items()]
+                for form, where, needles in (
+                    ("a name", data.lower(), canaries.of_names()),
+                    ("an address as text", data, canaries.as_text()),
+                    ("a packed address", data, canaries.packed()),
+                ):
+                    # Most are nowhere, which `in` says in a third of the time of `count`.
+                    many = sum(where.count(needle) for needle in needles if needle in where)
+                    if many:
+                        found[name or "anonymous memory", form] += many
+    return [f"{name}: {form} in {count} places" for (name, form), count in found.items()]
 
 
 def dumpable(pid: int) -> list[str]:
@@ -200,10 +224,13 @@ def _all(places: Iterable[Path]) -> Iterator[Path]:
 
 
 def _regions(pid: int) -> Iterator[tuple[int, int, str]]:
-    """Start, end and name of what a process has mapped and can read."""
+    """Start, end and name of what a process has mapped, can read and can have written to: what is
+    mapped of a file and cannot be written is the file's."""
     for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
         match = _REGION.fullmatch(line)
-        if match and match[3].startswith("r") and match[4] not in _SKIPPED:
+        if match is None or not match[3].startswith("r") or match[4] in _SKIPPED:
+            continue
+        if match[3][1] == "w" or not match[4].startswith("/"):
             yield int(match[1], 16), int(match[2], 16), Path(match[4]).name or match[4]
 
 
@@ -218,5 +245,6 @@ def _pieces(mem: Any, start: int, end: int) -> Iterator[bytes]:
             return
         if not data:
             return
-        yield data
+        if data != _NOTHING[: len(data)]:
+            yield data
         at += len(data) if at + len(data) >= end else max(len(data) - _OVERLAP, 1)

@@ -117,18 +117,34 @@ def canary(
         list[str] | None, typer.Option(help="An address to ask from; repeatable.")
     ] = None,
     port: Annotated[int, typer.Option(min=1, max=65535, help="The resolver's port.")] = 53,
+    through: Annotated[
+        str | None,
+        typer.Option(
+            help="On the router: the access interface to tell made-up households through."
+        ),
+    ] = None,
 ) -> None:
     """Look up blocked names that nobody uses, on a line that is there for it.
 
     Its addresses must be used for nothing else. What was used is to be searched for afterwards,
     once the day is over, with `safeguard prove --canaries`.
 
+    With --through, as root on the router, the answers go to households that there are not, at each
+    --source of the access prefixes. Nothing meters them, so `prove` searches the collector's memory
+    for their packed addresses too.
+
     Example: tallyhold safeguard canary 192.0.2.53 canary.example --output canaries.json
     """
+    if through and not source:
+        raise typer.BadParameter("--through needs --source: addresses that nobody has")
     with _plainly():
-        found = lookups.look_up(resolver, suffix, count, source or (), port)
+        if through:
+            found = lookups.tell(resolver, suffix, count, source or (), through, port)
+        else:
+            found = lookups.look_up(resolver, suffix, count, source or (), port)
         lookups.write(found, output)
-    typer.echo(f"{len(found['names'])} names from {len(found['addresses'])} addresses: {output}")
+    used = len(found["addresses"]) + len(found.get("unmetered", ()))
+    typer.echo(f"{len(found['names'])} names from {used} addresses: {output}")
 
 
 def _site(

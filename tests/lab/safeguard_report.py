@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from tests.lab.appliance import COMMAND, ROOT, Appliance
-from tests.lab.crowd import HOMES_V4, HOMES_V6, Clock, Crowd
-from tests.lab.netns import LabError
-from tests.lab.topology import RESOLVER_V4, RESOLVER_V6
+from tests.lab.crowd import HOMES_V4, HOMES_V6, LINE, Clock, Crowd
+from tests.lab.netns import LabError, Namespace
+from tests.lab.topology import DELEGATED_V6, PUBLIC_V4, RESOLVER_V4, RESOLVER_V6
 
 SUFFIX: Final = "casino.test"
 """Blocked with every name below it."""
@@ -27,6 +27,11 @@ COUNT: Final = 4
 SOURCES: Final = 2
 """Households that look canaries up and do nothing else, of each family; the crowd has none of
 their addresses."""
+NOBODY_V4: Final = [str(PUBLIC_V4[n]) for n in (0xE9B7, 0xD69D, 0xDBE5, 0xCDF3)]
+NOBODY_V6: Final = [str(DELEGATED_V6[n << 64 | 0x4711]) for n in (0xB7E9, 0xA6D3, 0xD5CB, 0xE3AD)]
+"""Households of the access prefixes that there are not. Bytes that nothing else has: a packed IPv4
+address is short."""
+_SPARE: Final = 0xE00
 LIMIT_S: Final = 300.0
 ARRIVED_S: Final = 120.0
 
@@ -55,20 +60,29 @@ def kept(spool: Path, folder: Path) -> Iterator[Path]:
         thread.join()
 
 
-def look_up_canaries(crowd: Crowd, output: Path) -> None:
-    """Blocked names that nobody else uses, from households that do nothing else."""
-    names: dict[str, list[str]] = {"names": [], "addresses": []}
-    for resolver, sources in (
-        (RESOLVER_V4, [str(HOMES_V4[-2 - n]) for n in range(SOURCES)]),
-        (RESOLVER_V6, [str(HOMES_V6[(0xE00 + n << 64) + 0x4711]) for n in range(SOURCES)]),
+def look_up_canaries(crowd: Crowd, edge: Namespace, output: Path, turn: int = 0) -> None:
+    """Blocked names that nobody else uses: from households that do nothing else, and told to
+    households that there are not, others in each of two turns."""
+    mine = slice(SOURCES * turn, SOURCES * (turn + 1))
+    found: dict[str, list[str]] = {"names": [], "addresses": [], "unmetered": []}
+    through = ("--through", LINE.interface)
+    for run, resolver, sources, more in (
+        (crowd.run, RESOLVER_V4, [str(HOMES_V4[-2 - n]) for n in range(SOURCES)], ()),
+        (crowd.run, RESOLVER_V6, [str(HOMES_V6[_SPARE + n << 64]) for n in range(SOURCES)], ()),
+        (_runner(edge), RESOLVER_V4, NOBODY_V4[mine], through),
+        (_runner(edge), RESOLVER_V6, NOBODY_V6[mine], through),
     ):
-        part = output.with_suffix(f".{len(names['names'])}.json")
-        words = ["safeguard", "canary", resolver, SUFFIX, "--output", str(part)]
+        part = output.with_suffix(f".{len(found['names'])}.json")
+        words = ["safeguard", "canary", resolver, SUFFIX, "--output", str(part), *more]
         words += ["--count", str(COUNT), *(w for each in sources for w in ("--source", each))]
-        crowd.run([*COMMAND, *words])
+        run([*COMMAND, *words])
         for kind, values in json.loads(part.read_text()).items():
-            names[kind] += values
-    output.write_text(json.dumps(names))
+            found[kind] += values
+    output.write_text(json.dumps(found))
+
+
+def _runner(namespace: Namespace) -> Callable[[Sequence[str]], str]:
+    return lambda argv: namespace.run(*argv)
 
 
 def prove(
@@ -141,7 +155,7 @@ def proof(appliance: Appliance, crowd: Crowd, clock: Clock, say: Say) -> dict[st
     """The demo's part on the running router: canaries on a day, and once it is over the proof."""
     canaries = appliance.folder / "canaries.json"
     with kept(appliance.folder / "spool", appliance.folder / "wire") as wire:
-        look_up_canaries(crowd, canaries)
+        look_up_canaries(crowd, appliance.lab.edge, canaries)
         over = next_day(clock.day_s)
         wait_for_day(appliance, int(over * 1e6), clock)
         checks = prove(appliance, appliance.folder, canaries, int(over * 1e6), wire=[wire])

@@ -52,7 +52,7 @@ def proved(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proved]:
         canaries = folder / "canaries.json"
         # The day in which the collector began is silent.
         time.sleep(max(proving.next_day(CLOCK.day_s) - time.time(), 0) + 0.5)
-        proving.look_up_canaries(crowd, canaries)
+        proving.look_up_canaries(crowd, lab.edge, canaries)
         over = proving.next_day(CLOCK.day_s)
         crowd.play_day()  # other traffic, on the day after
         end_us = int(over * 1e6)

@@ -15,6 +15,7 @@ from typing import Any
 import dns.message
 import pytest
 
+from collector.parse import ip
 from collector.wire.addr import pack
 from safeguard.prove import canaries as searching
 from safeguard.prove import lookups
@@ -88,20 +89,52 @@ def process(script: str) -> Iterator[int]:
             running.kill()
 
 
-NO_CORE = "import resource; resource.setrlimit(resource.RLIMIT_CORE, (0, 0))\n"
-# Built from pieces, so that the script's own text is no leak.
-LEAK = "kept = ''.join(['canary-5d1c0f3a', '9b7e42688d10', '.gambling.example'])\n"
-ADDRESS = "kept = 'for ' + '.'.join(['198', '51', '100', '77'])\n"
+NO_CORE = "import resource, socket; resource.setrlimit(resource.RLIMIT_CORE, (0, 0))\n"
+UNMETERED = Canaries(
+    (NAME,), CANARIES.addresses, (pack("198.51.100.177"), pack("2001:db8:0:17::1"))
+)
+# Each is built from pieces, so that the script's own text is no leak. What is on the way to a form
+# is overwritten or shorter than a needle.
+FORMS = {
+    "a name as text": ("''.join(['canary-5d1c0f3a', '9b7e42688d10', '.gambling.example'])", "name"),
+    "a name in upper case": ("''.join(['CANARY-5D1C0F3A', '9B7E42688D10', '.EXAMPLE'])", "name"),
+    "a name as in a message": (
+        "b''.join([bytes([27]), b'cAnaRy-5d1C0f3a', b'9b7e42688D10', bytes([8]), b'gambling'])",
+        "name",
+    ),
+    "an address of a line as text": ("'for ' + '.'.join(['198', '51', '100', '77'])", "text"),
+    "an address as text": ("'for ' + '.'.join(['198', '51', '100', '177'])", "text"),
+    "an IPv6 address as text": ("'[' + ':'.join(['2001', 'db8', '0', '17', '', '1'])", "text"),
+    "packed IPv4": ("bytes([198, 51, 100, 177])", "packed"),
+    "packed IPv4 in a message": ("bytearray([69, 0, 1, 198, 51, 100, 177, 53, 0])", "packed"),
+    "mapped IPv4": ("bytes(10) + bytes([255, 255, 198, 51, 100, 177])", "packed"),
+    "packed IPv6": ("bytes([32, 1, 13, 184, 0, 0, 0, 23]) + bytes(7) + bytes([1])", "packed"),
+    "the prefix of a household": ("bytes([32, 1, 13, 184, 0, 0, 0, 23]) + bytes(8)", "packed"),
+}
 
 
-def test_the_memory_of_a_process_is_searched() -> None:
-    with process(NO_CORE + "kept = 'nothing'") as pid:
-        assert failed("memory", pid=pid) == []
-    for leak in (LEAK, ADDRESS):
-        with process(NO_CORE + leak) as pid:
-            found = failed("memory", pid=pid)
-        assert found, leak
-        assert NAME not in str(found)
+@pytest.mark.parametrize(("leak", "form"), FORMS.values(), ids=FORMS)
+def test_a_leak_into_the_memory_of_a_process_is_found_in_every_form(leak: str, form: str) -> None:
+    with process(f"{NO_CORE}kept = {leak}") as pid:
+        (check,) = prove(Site(canaries=UNMETERED, pid=pid), 1, "0", ["memory"])["checks"]
+    assert check["outcome"] == "failed"
+    assert all(form in found for found in check["found"])
+    assert NAME not in str(check) and "198.51" not in str(check)
+
+
+def test_what_meters_a_line_is_no_leak_into_memory() -> None:
+    """The packed address of a line that is metered stands in memory, and says no more than that."""
+    with process(NO_CORE + "kept = bytes([198, 51, 100, 77]), 'nothing'") as pid:
+        (check,) = prove(Site(canaries=UNMETERED, pid=pid), 1, "0", ["memory"])["checks"]
+    assert check["found"] == []
+
+
+def test_an_address_that_nothing_meters_is_no_usage(tmp_path: Path) -> None:
+    path = tmp_path / "00000000000000000003.batch"
+    for address, is_leak in (("198.51.100.77", False), ("198.51.100.177", True)):
+        path.write_bytes(Spool().batch({"usage": usage_rows([address, "10.0.0.1"])}))
+        (check,) = prove(Site(canaries=UNMETERED, wire=(path,)), 1, "0", ["wire"])["checks"]
+        assert bool(check["found"]) == is_leak
 
 
 def test_a_process_that_may_dump_core_is_found() -> None:
@@ -124,6 +157,8 @@ def test_canaries_are_read_and_refused(tmp_path: Path) -> None:
     path = tmp_path / "canaries.json"
     lookups.write({"names": [NAME.upper() + "."], "addresses": ["198.51.100.77"]}, path)
     assert Canaries.read(path) == Canaries((NAME,), (pack("198.51.100.77"),))
+    lookups.write({"names": [], "addresses": [], "unmetered": ["198.51.100.177"]}, path)
+    assert Canaries.read(path) == Canaries((), (), (pack("198.51.100.177"),))
     for odd in ("[]", "{", '{"names":["short"],"addresses":[]}', '{"names":[],"addresses":[]}'):
         path.write_text(odd)
         with pytest.raises(CanaryError):
@@ -167,10 +202,26 @@ def test_look_ups_are_real_questions_for_names_that_nobody_uses() -> None:
         found = lookups.look_up(
             "127.0.0.1", "blocked.example.", 4, ["127.0.0.2", "127.0.0.3"], port
         )
-    assert found["names"] == asked
+    assert found["names"] == [each.lower() for each in asked] != asked
     assert len(set(asked)) == 4
-    assert all(name.endswith(".blocked.example") for name in asked)
+    assert all(name.endswith(".blocked.example") for name in found["names"])
     assert found["addresses"] == ["127.0.0.2", "127.0.0.3"]
+
+
+@pytest.mark.parametrize(
+    ("resolver_", "household"), [("192.0.2.53", "198.51.100.177"), ("2001:db8::53", "2001:db8::9")]
+)
+def test_an_answer_is_a_packet_that_collectors_read(resolver_: str, household: str) -> None:
+    data = lookups.datagram(resolver_, 53, household, b"an answer")
+    packet = ip.parse(1, 0x86DD if ":" in household else 0x0800, data)
+    assert isinstance(packet, ip.Packet)
+    assert (packet.src, packet.dst) == (pack(resolver_), pack(household))
+    assert (packet.proto, packet.sport, packet.payload) == (ip.UDP, 53, b"an answer")
+
+
+def test_households_are_of_the_family_of_the_resolver() -> None:
+    with pytest.raises(lookups.LookupFailed, match="family"):
+        lookups.tell("127.0.0.1", "blocked.example", 1, ["2001:db8::9"], "lo")
 
 
 def test_a_resolver_that_is_none_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
