@@ -16,9 +16,9 @@ import ipaddress
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -55,28 +55,33 @@ class CanaryError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Canaries:
-    """Names in lower case, and addresses of 16 bytes: of lines, and of what has none."""
+    """Names in lower case, and addresses of 16 bytes: of lines, and of what has none. keys: of days
+    that are over, of whoever took them out of a collector meanwhile."""
 
     names: tuple[str, ...] = ()
     addresses: tuple[bytes, ...] = ()
     unmetered: tuple[bytes, ...] = ()
+    keys: tuple[bytes, ...] = field(default=(), repr=False)
 
     @classmethod
     def read(cls, path: Path) -> Canaries:
-        """A file of `{"names": […], "addresses": […]}`, and "unmetered" where there are any; raises
-        CanaryError or OSError."""
+        """A file of `{"names": […], "addresses": […]}`, and "unmetered" and "keys" (in hex) where
+        there are any; raises CanaryError or OSError."""
         try:
             plain = json.loads(path.read_text())
             names = tuple(str(name).lower().rstrip(".") for name in plain["names"])
             addresses = tuple(pack(str(each)) for each in plain["addresses"])
             unmetered = tuple(pack(str(each)) for each in plain.get("unmetered", ()))
+            keys = tuple(bytes.fromhex(each) for each in plain.get("keys", ()))
         except (ValueError, KeyError, TypeError) as error:
             raise CanaryError(f"{path}: names and addresses expected") from error
         if not 1 <= len(names) + len(addresses) + len(unmetered) <= MAX_CANARIES:
             raise CanaryError(f"{path}: 1 to {MAX_CANARIES} canaries expected")
         if any(len(n.partition(".")[0]) < MIN_LABEL or not n.isascii() for n in names):
             raise CanaryError(f"{path}: a name's first label has {MIN_LABEL} characters or more")
-        return cls(names, addresses, unmetered)
+        if any(len(each) < MIN_LABEL for each in keys):
+            raise CanaryError(f"{path}: a key has {MIN_LABEL} bytes or more")
+        return cls(names, addresses, unmetered, keys)
 
     @property
     def all_addresses(self) -> tuple[bytes, ...]:
@@ -170,15 +175,27 @@ def memory(pid: int, canaries: Canaries) -> list[str]:
 
     Names are found in any case. Raises OSError where it may not be read: only root can.
     """
+    forms = [
+        ("a name", canaries.of_names(), True),
+        ("an address as text", canaries.as_text(), False),
+        ("a packed address", canaries.packed(), False),
+    ]
+    return _scan(pid, forms)
+
+
+def keys(pid: int, known: Sequence[bytes]) -> list[str]:
+    """Which regions of a live process's memory have a key; raises OSError."""
+    return _scan(pid, [("a key of a day that is over", known, False)])
+
+
+def _scan(pid: int, forms: Sequence[tuple[str, Sequence[bytes], bool]]) -> list[str]:
+    """By region, where needles of each form are; the last of a form says that case is no matter."""
     found: Counter[tuple[str, str]] = Counter()
     with open(f"/proc/{pid}/mem", "rb", buffering=0) as mem:
         for start, end, name in _regions(pid):
             for data in _pieces(mem, start, end):
-                for form, where, needles in (
-                    ("a name", data.lower(), canaries.of_names()),
-                    ("an address as text", data, canaries.as_text()),
-                    ("a packed address", data, canaries.packed()),
-                ):
+                for form, needles, any_case in forms:
+                    where = data.lower() if any_case else data
                     # Most are nowhere, which `in` says in a third of the time of `count`.
                     many = sum(where.count(needle) for needle in needles if needle in where)
                     if many:

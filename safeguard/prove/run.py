@@ -23,7 +23,7 @@ from safeguard.ledger import DAY_US
 from safeguard.model import Release
 from safeguard.names import CHECKS
 from safeguard.prove import canaries as canary
-from safeguard.prove import components, surface, tables
+from safeguard.prove import components, sent, surface, tables
 from safeguard.prove.canaries import Canaries
 from safeguard.stored import Reader, StoredError, releases
 
@@ -92,6 +92,31 @@ def _canaries(site: Site, what: object, option: str) -> Canaries:
     return site.canaries
 
 
+def _times(site: Site) -> list[str]:
+    found = tables.times(_tables(site), site.span, site.day_us)
+    return found + sent.times(sent.read(site.wire))
+
+
+def _domain(site: Site) -> list[str]:
+    batches = sent.read(site.wire)
+    found = tables.domain(_releases(site)) + sent.loose(batches)
+    return found + tables.domain(sent.released(batches))
+
+
+def _caps(site: Site) -> list[str]:
+    started_us = surface.started_us(site.pages)
+    found = components.caps(site.collector)
+    if started_us is None:
+        return found
+    return found + sent.after_start(sent.read(site.wire), started_us, site.day_us)
+
+
+def _keys(site: Site) -> list[str]:
+    known = site.canaries.keys if site.canaries else ()
+    found = components.key_rotation()
+    return found + canary.keys(site.pid, known) if known and site.pid else found
+
+
 def _ledger(site: Site) -> list[str]:
     found = _releases(site)
     if site.log is None:
@@ -152,12 +177,12 @@ RUN: Final[dict[str, Check]] = {
         lambda site: tables.schema(_tables(site), site.database),
     ),
     "times": (
-        "times of every row in the period",
-        lambda site: tables.times(_tables(site), site.span, site.day_us),
+        "times of every row in the period, and in batches on their way",
+        _times,
     ),
     "domain": (
-        "cells of every release in the period, and the id of its mechanism by them",
-        lambda site: tables.domain(_releases(site)),
+        "cells of every release in the period and on its way, and its mechanism's id by them",
+        _domain,
     ),
     "charges": (
         "charges of every release, sums of days against the budget, windows told twice",
@@ -173,15 +198,20 @@ RUN: Final[dict[str, Check]] = {
         "captures and batches on their way to the aggregator for canaries",
         lambda site: canary.files(site.wire, _canaries(site, site.wire, "--wire")),
     ),
-    "key-rotation": ("three days of the installed code", lambda site: components.key_rotation()),
+    "key-rotation": (
+        "three days of the installed code; memory of the live collector for keys that are given",
+        _keys,
+    ),
     "caps": (
-        f"{components.ROUNDS} pairs of streams that differ in one household, with restarts",
-        lambda site: components.caps(site.collector),
+        f"{components.ROUNDS} pairs of streams that differ in one household, with restarts; batches"
+        " on their way for days that began before the live collector",
+        _caps,
     ),
     "zeros": ("a day without blocks, and one full of them", lambda site: components.zeros()),
     "resend": (
-        "a window asked for twice; a batch read over restarts",
-        lambda site: components.resend(),
+        "a window asked for twice; a batch read over restarts; batches on their way for releases"
+        " that are told otherwise again",
+        lambda site: components.resend() + sent.told_again(sent.read(site.wire)),
     ),
     "noise": (
         f"{components.DRAWS} counts at each scale in use and at three others, for three true"

@@ -30,6 +30,7 @@ _OURS: Final = frozenset({"block_count", "safeguard_ledger"})
 _TELLING: Final = re.compile(r"block|safeguard|household|categor|refused_name|rpz|noise", re.I)
 _SAMPLE: Final = re.compile(r"([A-Za-z_:][A-Za-z0-9_:]*)(?:\{(.*)\})? ")
 _LABEL: Final = re.compile(r'([A-Za-z_][A-Za-z0-9_]*)="((?:[^"\\]|\\.)*)"')
+_STARTED: Final = f"{_PREFIX}start_timestamp_seconds"
 _LEDGER_GAUGE: Final = "tallyhold_retention_safeguard_findings"
 """Of the retention service: whether table and log of the ledger agree. Nothing of a count."""
 
@@ -79,6 +80,12 @@ def unknown_series(page: str, installed: Iterable[str]) -> list[str]:
         for name in sorted(seen)
         if name.startswith(_PREFIX) and name.removesuffix("_total") not in known
     ]
+
+
+def started_us(pages: Mapping[str, str]) -> int | None:
+    """When the collector of the pages started; None where they are of none, or of several."""
+    found = re.findall(rf"^{_STARTED} (\S+)$", "\n".join(pages.values()), re.M)
+    return round(float(found[0]) * 1e6) if len(found) == 1 else None
 
 
 def logs(files: Iterable[Path], words: Iterable[str]) -> list[str]:

@@ -65,7 +65,8 @@ class Appliance:
     """Engine, aggregator and collector as processes of their own; a context manager.
 
     `window_s` is the collector's window. `settings` is more TOML for the collector's file. `clock`
-    is SafeGuard's, where it is to count, with `epsilon` for a day.
+    is SafeGuard's, where it is to count, with `epsilon` for a day. `program` is what Python runs as
+    the collector.
     """
 
     def __init__(
@@ -76,7 +77,9 @@ class Appliance:
         settings: str = "",
         clock: Clock | None = None,
         epsilon: float = 1.0,
+        program: Sequence[str] = COMMAND[1:],
     ) -> None:
+        self.program = program
         self.folder = folder.resolve()
         self.lab = lab
         self.window_s = window_s
@@ -102,7 +105,7 @@ class Appliance:
             self._stack.callback(self.stop_aggregator)
             self.lab.relay(self.lab.edge, UPLINK_PORT, None, self.port)
             self.lab.relay(None, self.collector_metrics_port, self.lab.edge, METRICS_PORT)
-            self.start_collector()
+            self.start_collector(self.program)
             self._stack.callback(self.stop_collector)
         except BaseException:
             self._stack.close()

@@ -13,6 +13,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
@@ -36,17 +37,20 @@ LIMIT_S: Final = 300.0
 ARRIVED_S: Final = 120.0
 
 Say = Callable[[str], None]
+_Run = tuple[Callable[[Sequence[str]], str], str, list[str], tuple[str, ...]]
+"""How to execute a command where the look-ups come from, resolver, addresses, further options."""
 
 
 @contextlib.contextmanager
 def kept(spool: Path, folder: Path) -> Iterator[Path]:
-    """A folder of copies of batches that wait to be sent: what goes over the wire, inside TLS."""
+    """A folder of copies of batches that wait to be sent: what goes over the wire, inside TLS; and
+    of those that were refused."""
     folder.mkdir(parents=True, exist_ok=True)
     stopping = threading.Event()
 
     def keep() -> None:
         while not stopping.wait(0.02):
-            for path in spool.glob("*.batch"):
+            for path in (*spool.glob("*.batch"), *spool.glob("dead/*.batch")):
                 # Gone already, or kept already.
                 with contextlib.suppress(FileNotFoundError, FileExistsError):
                     os.link(path, folder / path.name)
@@ -64,21 +68,28 @@ def look_up_canaries(crowd: Crowd, edge: Namespace, output: Path, turn: int = 0)
     """Blocked names that nobody else uses: from households that do nothing else, and told to
     households that there are not, others in each of two turns."""
     mine = slice(SOURCES * turn, SOURCES * (turn + 1))
-    found: dict[str, list[str]] = {"names": [], "addresses": [], "unmetered": []}
-    through = ("--through", LINE.interface)
-    for run, resolver, sources, more in (
+    runs = (
         (crowd.run, RESOLVER_V4, [str(HOMES_V4[-2 - n]) for n in range(SOURCES)], ()),
         (crowd.run, RESOLVER_V6, [str(HOMES_V6[_SPARE + n << 64]) for n in range(SOURCES)], ()),
-        (_runner(edge), RESOLVER_V4, NOBODY_V4[mine], through),
-        (_runner(edge), RESOLVER_V6, NOBODY_V6[mine], through),
-    ):
-        part = output.with_suffix(f".{len(found['names'])}.json")
-        words = ["safeguard", "canary", resolver, SUFFIX, "--output", str(part), *more]
-        words += ["--count", str(COUNT), *(w for each in sources for w in ("--source", each))]
-        run([*COMMAND, *words])
-        for kind, values in json.loads(part.read_text()).items():
-            found[kind] += values
+        (_runner(edge), RESOLVER_V4, NOBODY_V4[mine], ("--through", LINE.interface)),
+        (_runner(edge), RESOLVER_V6, NOBODY_V6[mine], ("--through", LINE.interface)),
+    )
+    found: dict[str, list[str]] = {"names": [], "addresses": [], "unmetered": []}
+    with ThreadPoolExecutor(len(runs)) as pool:
+        parts = [output.with_suffix(f".{n}.json") for n in range(len(runs))]
+        for part in pool.map(_look_up, runs, parts):
+            for kind, values in part.items():
+                found[kind] += values
     output.write_text(json.dumps(found))
+
+
+def _look_up(run: _Run, output: Path) -> dict[str, list[str]]:
+    execute, resolver, sources, more = run
+    words = ["safeguard", "canary", resolver, SUFFIX, "--output", str(output), *more]
+    words += ["--count", str(COUNT), *(w for each in sources for w in ("--source", each))]
+    execute([*COMMAND, *words])
+    found: dict[str, list[str]] = json.loads(output.read_text())
+    return found
 
 
 def _runner(namespace: Namespace) -> Callable[[Sequence[str]], str]:

@@ -13,18 +13,24 @@ from typing import Any, Final
 import pytest
 
 from collector.hygiene import ENVIRONMENT
+from collector.wire.releases import KEPT_DAY
 from safeguard.names import CHECKS
+from safeguard.prove import sent
 from tests.lab import safeguard_report as proving
 from tests.lab.appliance import Appliance
 from tests.lab.crowd import Clock, Crowd
 from tests.lab.lab import Lab
+from tests.lab.leaky import KEY
 from tests.lab.retention import Office
 from tests.ports import free_port
 
 pytestmark = [pytest.mark.lab, pytest.mark.engine, pytest.mark.timeout(400)]
 CLOCK: Final = Clock(hour_s=4, hours=2)
 LEAKY: Final = ("-m", "tests.lab.leaky")
+TELLING: Final = (*LEAKY, "--keys")
+"""The collector as it is, but that it logs its keys: else nobody knew what to search for."""
 WINDOW_S: Final = 2
+SPOILT_S: Final = 90.0
 
 
 @dataclass(frozen=True)
@@ -46,7 +52,7 @@ def proved(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proved]:
     with (
         Lab(folder / "lab", subscribers=1) as lab,
         Crowd(lab.network, CLOCK, households=60) as crowd,
-        Appliance(folder, lab, WINDOW_S, clock=CLOCK) as appliance,
+        Appliance(folder, lab, WINDOW_S, clock=CLOCK, program=TELLING) as appliance,
         proving.kept(folder / "spool", folder / "wire") as wire,
     ):
         canaries = folder / "canaries.json"
@@ -59,6 +65,7 @@ def proved(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proved]:
         proving.wait_for_day(appliance, end_us, CLOCK)
         office = Office(appliance, free_port())
         office.start()
+        add_keys(canaries, appliance)
         try:
             checks = proving.prove(appliance, folder, canaries, end_us, wire=[wire], log=office.log)
             yield Proved(appliance, crowd, office, canaries, end_us, checks, folder)
@@ -66,12 +73,20 @@ def proved(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proved]:
             office.stop()
 
 
+def add_keys(canaries: Path, appliance: Appliance) -> None:
+    """Search for the keys of the days that are over, too."""
+    told = (appliance.folder / "collector.log").read_text().split(KEY)[1:]
+    *over, _ = (each.split()[0] for each in told)
+    assert over
+    canaries.write_text(json.dumps({**json.loads(canaries.read_text()), "keys": over}))
+
+
 def test_every_check_passes_on_the_running_router(proved: Proved) -> None:
     found = {name: each for name, each in proved.checks.items() if each["outcome"] != "passed"}
     assert found == {}
     assert proved.checks.keys() == CHECKS.keys()
     assert len(list((proved.folder / "wire").iterdir())) > 3
-    assert len(json.loads(proved.canaries.read_text())["names"]) == 2 * proving.COUNT
+    assert len(json.loads(proved.canaries.read_text())["names"]) == 4 * proving.COUNT
 
 
 def test_the_live_collector_shuts_its_memory(proved: Proved) -> None:
@@ -96,15 +111,45 @@ def test_the_days_are_reported_and_the_log_agrees(proved: Proved) -> None:
     assert "<svg" in page
 
 
-def test_a_router_that_leaks_is_found_check_by_check(proved: Proved) -> None:
-    """After the others: it replaces the router's collector."""
-    appliance = proved.appliance
+def test_a_router_that_breaks_the_promise_is_found_check_by_check(proved: Proved) -> None:
+    """After the others: it replaces the router's collector by one with every fault planted."""
+    appliance, folder = proved.appliance, proved.folder
     appliance.stop_collector()
-    appliance.start_collector(LEAKY)
-    canaries = proved.folder / "leaked.json"
-    proving.look_up_canaries(proved.crowd, canaries)
-    # Until a window has closed, so that the state is written.
-    time.sleep(2 * WINDOW_S + 1)
-    only = ("metrics", "logs", "spool", "memory")
-    checks = proving.prove(appliance, proved.folder, canaries, proved.end_us, only=only)
-    assert {name: each["outcome"] for name, each in checks.items()} == dict.fromkeys(only, "failed")
+    (appliance.folder / "collector.log").unlink()
+    canaries = folder / "leaked.json"
+    with proving.kept(folder / "spool", folder / "spoilt") as wire:
+        appliance.start_collector(LEAKY)
+        proving.look_up_canaries(proved.crowd, appliance.lab.edge, canaries, turn=1)
+        deadline = time.monotonic() + SPOILT_S
+        # Until the day of the canaries is over and its last release came a second time.
+        while not sent.told_again(batches := sent.read([wire])) or not over(batches):
+            assert time.monotonic() < deadline, "no release was told again"
+            time.sleep(0.3)
+        add_keys(canaries, appliance)
+        checks = proving.prove(
+            appliance, folder, canaries, proved.end_us, wire=[wire], only=tuple(BROKEN)
+        )
+    assert {name: each["outcome"] for name, each in checks.items()} == dict.fromkeys(
+        BROKEN, "failed"
+    )
+    for name, texts in BROKEN.items():
+        found = "; ".join(checks[name]["found"])
+        assert [text for text in texts if text not in found] == [], name
+
+
+BROKEN: Final = {
+    "metrics": ("answers is a series that the installed collector does not have",),
+    "logs": ("a canary",),
+    "spool": ("more of SafeGuard", "kinds of events that no collector journals"),
+    "memory": ("a name", "an address as text", "a packed address"),
+    "key-rotation": ("a key of a day that is over",),
+    "times": ("a time that is not their window's end",),
+    "domain": ("cells of",),
+    "resend": ("different counts",),
+    "caps": ("of a day that began before the collector did",),
+}
+"""What each check says of the planted faults (tests/lab/leaky.py)."""
+
+
+def over(batches: list[sent.Sent]) -> bool:
+    return any(each.marginal == KEPT_DAY and each.is_released for each in sent.released(batches))
