@@ -12,18 +12,11 @@ from collector.framing import frames
 from collector.track.safeguard.calendar import MAX_DAYS
 from collector.track.sessions import EVENTS
 
-PAGES: Final[Mapping[str, frozenset[str]]] = {
-    "units_total": frozenset({"stage", "outcome"}),
-    "units_open": frozenset({"stage"}),
-    "units_malformed_total": frozenset({"stage"}),
-    "rows_total": frozenset({"record_class"}),
-    "gaps_total": frozenset({"stage", "reason"}),
-    "reconciled_bytes_total": frozenset({"stage"}),
-    "conntrack_delivery_total": frozenset({"event"}),
-}
-"""Series of the collector that count what it hears, with their labels. All others of it must have
-no label but those of `_QUIET`."""
-_QUIET: Final = frozenset({"fate", "outcome", "state", "role", "reason", "stage", "record_class"})
+_LABELS: Final = frozenset(
+    {"fate", "outcome", "state", "role", "reason", "stage", "record_class", "event"}
+)
+"""All that a series of the collector may be split by; the installed code says which series there
+are. A household or a block is among none of them."""
 _PREFIX: Final = "tallyhold_collector_"
 _OURS: Final = frozenset({"block_count", "safeguard_ledger"})
 """Record classes: rows of them are as many as the public domain has cells, whatever happened."""
@@ -65,9 +58,7 @@ def metrics(pages: Mapping[str, str], words: Iterable[str]) -> list[str]:
                 if _TELLING.search(label) or _TELLING.search(value) or value in told:
                     found.append(f"{series} tells of blocks by its label {label}")
             if name.startswith(_PREFIX):
-                short = name.removeprefix(_PREFIX)
-                odd = set(labels) - PAGES.get(short, _QUIET)
-                found += [f"{series} has a label {label}" for label in sorted(odd)]
+                found += [f"{series} has a label {each}" for each in labels if each not in _LABELS]
     return sorted(set(found))[:MAX_LINES]
 
 

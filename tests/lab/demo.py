@@ -85,16 +85,25 @@ def run(console: Console, lab: Lab, crowd: Crowd, appliance: Appliance, *, keep:
     report["ok"] = report["ok"] and report["safeguard"]["ok"]
     report["lookups"] = lookups.tell(console, appliance, truth, WINDOW_S)
     report["ok"] = report["ok"] and report["lookups"]["ok"]
-    console.print("\n[bold]SafeGuard[/bold]: canaries are looked up, and then searched for")
-    report["proof"] = safeguard_report.proof(appliance, crowd, CLOCK, _sayer(console))
-    report["ok"] = report["ok"] and report["proof"]["ok"]
-    console.print("\n[bold]Retention[/bold]: a court order for one, the end of the period for all")
-    appliance.retire_collector()
-    report["retention"] = retention.play(appliance, truth, free_port(), _sayer(console))
+    office = retention.Office(appliance, free_port())
+    try:
+        office.start()
+        console.print("\n[bold]SafeGuard[/bold]: canaries are looked up, and then searched for")
+        report["proof"] = safeguard_report.proof(
+            appliance, crowd, CLOCK, office.log, _sayer(console)
+        )
+        report["ok"] = report["ok"] and report["proof"]["ok"]
+        console.print(
+            "\n[bold]Retention[/bold]: a court order for one, the end of the period for all"
+        )
+        appliance.retire_collector()
+        report["retention"] = retention.play(office, appliance, truth, _sayer(console))
+    finally:
+        office.stop()
     report["ok"] = report["ok"] and report["retention"]["ok"]
     console.print("\n[bold]SafeGuard[/bold]: the signed report, against the audit log")
-    log, end_us = Path(report["retention"]["log"]), report["proof"]["end_us"]
-    report["proof"] |= safeguard_report.tell(appliance, end_us, log, _sayer(console))
+    end_us = report["proof"]["end_us"]
+    report["proof"] |= safeguard_report.tell(appliance, end_us, office.log, _sayer(console))
     report["ok"] = report["ok"] and report["proof"]["verified"]
     path = appliance.folder / "report.json"
     path.write_text(json.dumps(report, indent=1) + "\n")

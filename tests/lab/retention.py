@@ -157,18 +157,12 @@ class Office:
         return json.loads(done.stdout)
 
 
-def play(appliance: Appliance, truth: Truth, port: int, say: Say) -> dict[str, Any]:
-    """The whole story; gives the report's part "retention"."""
+def play(office: Office, appliance: Appliance, truth: Truth, say: Say) -> dict[str, Any]:
+    """The whole story, in an office that serves; gives the report's part "retention"."""
     held, _ = _people(truth)
-    office = Office(appliance, port)
-    try:
-        office.start()
-        hold = place(office, appliance, held, say)
-        story = Story(hold)
-        destroy(office, story, say)
-        prove(office, story, appliance, truth, say)
-    finally:
-        office.stop()
+    story = Story(place(office, appliance, held, say))
+    destroy(office, story, say)
+    prove(office, story, appliance, truth, say)
     return {
         "ok": story.ok,
         "log": str(office.log),
