@@ -53,6 +53,10 @@ def lookup_command(
     tolerance: Annotated[
         str, typer.Option("--tolerance", help="How far the time may be off: 2s, 500ms, 1m.")
     ] = "2s",
+    hold: Annotated[
+        str,
+        typer.Option("--hold", help="Order in force whose rows in the vault are looked up too."),
+    ] = "",
     as_json: AsJson = False,
     service: Service = "",
 ) -> None:
@@ -64,6 +68,9 @@ def lookup_command(
     AMBIGUOUS  several can; a shared address without --port is never answered with a name
     GAP        records that would tell are lost, destroyed or not delivered yet
     NONE       nobody had it, and nothing is known to be missing
+
+    What only holds keep, past its period, is looked at where --hold names the order: approved, in
+    force, of a court or for production. It sees what that order protects and nothing else.
 
     Each look-up, refused ones too, is in the audit log before it is answered. Takes the role
     legal-requester, legal-approver or dpo.
@@ -79,6 +86,7 @@ def lookup_command(
         "at": at,
         "tolerance_s": _seconds(tolerance),
         "reference": reference,
+        "hold": hold or None,
     }
     answer = asking.service(service).post("/v1/lookup", body)
     asking.show(as_json, answer, lambda to: lookup_tables.print_lookup(to, answer))

@@ -26,6 +26,10 @@ def print_lookup(console: Console, answer: Answer) -> None:
              f"{each['reason']}")  # fmt: skip
     if answer["losses_count"] > len(answer["losses"]):
         line(console, f"and {answer['losses_count'] - len(answer['losses'])} more losses")
+    if answer["hold"]:
+        line(console, f"the rows in the vault that {answer['hold']} protects were looked at too")
+    elif any(each["reason"] == "destroyed" for each in answer["losses"]):
+        line(console, "what only holds keep was not looked at: --hold names the order it is for")
     line(console, f"answer {answer['answer']}, under {answer['reference']}")
     earlier = answer.get("earlier")
     if earlier:
@@ -35,11 +39,16 @@ def print_lookup(console: Console, answer: Answer) -> None:
 def _evidence(each: Any) -> tuple[str, str, str]:
     mapping, binding, session = each["mapping"], each["binding"], each["session"]
     return (
-        f"{mapping['source']} {mapping['record'][:12]}: {mapping['inside']}" if mapping else "-",
+        f"{mapping['source']} {mapping['record'][:12]}: {mapping['inside']}{_held(mapping)}"
+        if mapping else "-",
         f"{binding['prefix']} from {when(binding['from'])}, proven until "
-        f"{when(binding['proven_until'])}" if binding else "-",
+        f"{when(binding['proven_until'])}{_held(binding)}" if binding else "-",
         f"{session['nas']} {session['line']}" if session else "-",
     )  # fmt: skip
+
+
+def _held(evidence: Any) -> str:
+    return " (vault)" if evidence.get("held") else ""
 
 
 def _print_earlier(console: Console, earlier: Any) -> None:

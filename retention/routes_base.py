@@ -20,6 +20,7 @@ from retention.audit.commit import CommitmentStore
 from retention.config import Config, Role
 from retention.destruction.context import Context, Unsettled
 from retention.destruction.purge import Purger
+from retention.held_rows import HeldRows
 from retention.holds.desk import Desk
 from retention.holds.errors import HoldRefused
 from retention.jobs import Running
@@ -73,9 +74,15 @@ class Answers(Protocol):
     """Who answers about records; ValueError, in words, for what cannot be asked."""
 
     def who(
-        self, address: str, port: int | None, protocol: int | None, at_us: int, tolerance_us: int
+        self,
+        address: str,
+        port: int | None,
+        protocol: int | None,
+        at_us: int,
+        tolerance_us: int,
+        kept: HeldRows | None = None,
     ) -> Told:
-        """Everybody who may have had an address and port at a time."""
+        """Everybody who may have had an address and port at a time; `kept`: a hold's rows too."""
 
     def line(self, subscriber: str, period: str, now_us: int) -> dict[str, Any]:
         """What went wrong on one subscriber's line."""

@@ -15,7 +15,19 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from retention.answers import iso, micros
-from retention.routes_base import Asked, Parts, Route, Told, bad, instant, words
+from retention.held_rows import ORDERS, HeldRows, is_order
+from retention.routes_base import (
+    Asked,
+    Parts,
+    Refused,
+    Route,
+    Told,
+    bad,
+    instant,
+    missing,
+    words,
+)
+from retention.vault.tables import Names
 
 MEMORY: Final = "lookup/"
 MAX_REMEMBERED: Final = 5_000
@@ -28,7 +40,7 @@ _MAX_TOLERANCE_S: Final = 3600.0
 
 def who(parts: Parts, asked: Asked) -> dict[str, Any]:
     """Everybody who may have had it, each graded; the leaf first."""
-    body = asked.fields("address", "port", "proto", "at", "tolerance_s", "reference")
+    body = asked.fields("address", "port", "proto", "at", "tolerance_s", "reference", "hold")
     reference = words(body, "reference", needed=True)
     address = words(body, "address", needed=True)
     at_us = instant(body, "at")
@@ -38,12 +50,14 @@ def who(parts: Parts, asked: Asked) -> dict[str, Any]:
         raise bad("at: that is in the future")
     tolerance_us = int(_tolerance(body) * 1e6)
     port, protocol = _port(body), _protocol(body)
+    kept = _kept(parts, body)
     try:
-        told = parts.answers.who(address, port, protocol, at_us, tolerance_us)
+        told = parts.answers.who(address, port, protocol, at_us, tolerance_us, kept)
     except ValueError as error:
         raise bad(str(error)) from None
     plain = told.plain
-    question = json.dumps([plain["address"], port, protocol, at_us, tolerance_us])
+    under = [kept.hold.id] if kept else []
+    question = json.dumps([plain["address"], port, protocol, at_us, tolerance_us, *under])
     key = (
         MEMORY
         + hashlib.blake2b(question.encode(), key=parts.register.secret, digest_size=16).hexdigest()
@@ -60,7 +74,25 @@ def who(parts: Parts, asked: Asked) -> dict[str, Any]:
         {**_forgotten(parts, key), key: json.dumps({"answer": name, "asked_us": now_us})},
     )
     answer = {"answer": name, "reference": reference, "answered": iso(now_us), **plain}
-    return {**answer, "earlier": _earlier(earlier, told, name)}
+    held = {"hold": kept.hold.id if kept else None}
+    return {**answer, **held, "earlier": _earlier(earlier, told, name)}
+
+
+def _kept(parts: Parts, body: Mapping[str, Any]) -> HeldRows | None:
+    """The rows of the hold that the look-up is made for; None where it is made for none."""
+    id = words(body, "hold")
+    if not id:
+        return None
+    hold = parts.register.hold(id)
+    if hold is None:
+        raise missing("hold: there is no hold with this number")
+    if not is_order(hold):
+        raise Refused(
+            403,
+            "not-an-order",
+            f"the vault is looked up for a hold in force, approved, on {' or '.join(ORDERS)}",
+        )
+    return HeldRows(hold, Names(live=parts.config.engine.database))
 
 
 def _earlier(note: str | None, told: Told, name: str) -> dict[str, Any] | None:

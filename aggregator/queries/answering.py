@@ -15,6 +15,7 @@ from aggregator.queries import deterministic
 from aggregator.queries.arithmetic import parse_period
 from aggregator.queries.evidence import Margins, Question
 from aggregator.queries.faults import line_faults
+from aggregator.queries.lookup_store import Kept
 from aggregator.queries.outages import outages
 from aggregator.queries.reading import Reader
 from aggregator.queries.who import Found, Rules, Who
@@ -67,9 +68,18 @@ class Answering:
         return self._rules.deterministic.digest
 
     def who(
-        self, address: str, port: int | None, protocol: int | None, at_us: int, tolerance_us: int
+        self,
+        address: str,
+        port: int | None,
+        protocol: int | None,
+        at_us: int,
+        tolerance_us: int,
+        kept: Kept | None = None,
     ) -> Found:
-        """Who had an address and port. Raises ValueError in words for what cannot be asked."""
+        """Who had an address and port. Raises ValueError in words for what cannot be asked.
+
+        kept: rows beside the live tables that may be told of.
+        """
         try:
             packed = pack(address)
         except ValueError:
@@ -79,7 +89,7 @@ class Answering:
         if port is None and protocol is not None:
             raise ValueError("proto: only together with a port")
         question = Question(packed, at_us, tolerance_us, port, protocol)
-        return Who(self._rules, self._client).look_up(question)
+        return Who(self._rules, self._client).look_up(question, kept)
 
     def line(self, subscriber: str, period: str, now_us: int) -> dict[str, Any]:
         """What went wrong on one line. Raises ValueError in words for what cannot be asked."""

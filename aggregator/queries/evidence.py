@@ -47,6 +47,7 @@ class Mapping:
     """A translation in [start, end). `end_us` is the last proof; FOREVER for a configuration.
 
     is_open: a block whose release was not heard. batches: what it came in, for when it arrived.
+    is_held: kept for a hold alone, past its period.
     """
 
     record: str
@@ -61,6 +62,7 @@ class Mapping:
     end_us: int
     is_open: bool = False
     batches: tuple[bytes, ...] = ()
+    is_held: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +70,8 @@ class Holding:
     """One session's hold of a prefix, its day slices joined: from `start_us`, proven until
     `proof_us`, ended by `latest_us` at the latest (FOREVER where nothing says).
 
-    is_proven: both the begin and what stands between were stated, not derived.
+    is_proven: both the begin and what stands between were stated, not derived. is_held: kept for a
+    hold alone, past its period.
     """
 
     records: tuple[str, ...]
@@ -87,6 +90,7 @@ class Holding:
     end_reason: str = ""
     source: str = "accounting"
     batches: tuple[bytes, ...] = ()
+    is_held: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final
+from dataclasses import replace
+from typing import Any, Final, Protocol
 
+from aggregator.queries import lookup_sql as sql
 from aggregator.queries.arithmetic import DAY_US
 from aggregator.queries.evidence import FOREVER, Holding, Lost, Question
 from aggregator.queries.evidence import Mapping as Translation
-from aggregator.queries.reading import FINAL_BY_PARTITION, IN_DAYS, Reader, Row, rows_of, span
+from aggregator.queries.reading import FINAL_BY_PARTITION, Reader, Row, rows_of, span
 from aggregator.store.closed import FIRST_OPEN
+from aggregator.store.schema import RECORD_TABLES
 from collector.wire.addr import MAPPED, network
 
 BLOCK_DAYS: Final = 31
@@ -34,11 +37,26 @@ class TooMany(ValueError):
     """More rows than an answer is made of; the question cannot be answered as it is."""
 
 
-class StoreEvidence:
-    """What one look-up reads. One instance a look-up: who delivered until when is asked once."""
+class Kept(Protocol):
+    """Rows beside the live tables that a look-up may be told of."""
 
-    def __init__(self, client: Reader) -> None:
+    def table(self, record_class: str) -> str:
+        """The table with its database, in which no version replaces another."""
+
+    def more(self, record_class: str) -> Sequence[str]:
+        """Columns that `told` needs."""
+
+    def told(self, record_class: str, rows: Sequence[Row]) -> list[Row]:
+        """Those of the rows that may be told of, in their newest versions."""
+
+
+class StoreEvidence:
+    """What one look-up reads: the live tables, or what is `kept` beside them. One instance a
+    look-up: who delivered until when is asked once."""
+
+    def __init__(self, client: Reader, kept: Kept | None = None) -> None:
         self._client = client
+        self._kept = kept
         self._marks: dict[str, int] = {}
 
     # Mappings
@@ -54,10 +72,11 @@ class StoreEvidence:
         flows = span(from_us, to_us + DAY_US // 288)
         blocks = span(from_us - BLOCK_DAYS * DAY_US, to_us + BLOCK_DAYS * DAY_US)
         found = [
-            *self._rows(_FLOWS, {**where, **flows, "start": from_us, "end": to_us}),
-            *self._rows(_BLOCKS, {**where, **blocks, "start": from_us, "end": to_us}),
+            *self._read("mapping", sql.FLOWS, {**where, **flows, "start": from_us, "end": to_us}),
+            *self._read("mapping", sql.BLOCKS, {**where, **blocks, "start": from_us, "end": to_us}),
         ]
-        return [_translation(rows) for rows in _grouped(found, "record_id")]
+        told = [_translation(rows) for rows in _grouped(found, "record_id")]
+        return [replace(each, is_held=True) for each in told] if self._kept else told
 
     def sharers(self, address: bytes, from_us: int, to_us: int) -> int | None:
         """Inside addresses with a mapping on the address in [from, to); None without any."""
@@ -67,7 +86,7 @@ class StoreEvidence:
             "start": from_us,
             "end": to_us,
         }
-        found = self._client.query_columns(_SHARERS, where)
+        found = self._client.query_columns(sql.SHARERS, where)
         return sum(map(int, found["inside"])) or None  # of every shard
 
     # Bindings
@@ -83,7 +102,7 @@ class StoreEvidence:
         }
         bindings = [
             row
-            for row in self._rows(_BINDINGS, where, FINAL_BY_PARTITION)
+            for row in self._read("binding", sql.BINDINGS, where)
             if row["prefix_len"] in lengths
             and network(address, row["prefix_len"]) == row["address"]
             and row["valid_to_us"] != row["valid_from_us"]  # withdrawn
@@ -92,11 +111,12 @@ class StoreEvidence:
             return []
         sessions = self._sessions(bindings, where)
         joined = _grouped(bindings, "collector", "session_id", "address", "prefix_len")
-        return [
+        told = [
             _holding(part, sessions.get(rows[0]["session_id"], []))
             for rows in joined
             for part in _unbroken(rows)
         ]
+        return [replace(each, is_held=True) for each in told] if self._kept else told
 
     def _sessions(
         self, bindings: Sequence[Row], where: Mapping[str, Any]
@@ -104,9 +124,8 @@ class StoreEvidence:
         subscribers = sorted({row["subscriber"] for row in bindings})
         ids = sorted({row["session_id"].hex() for row in bindings})
         found: dict[bytes, list[Row]] = {}
-        for row in self._rows(
-            _SESSIONS, {**where, "subscribers": subscribers, "ids": ids}, FINAL_BY_PARTITION
-        ):
+        named = {**where, "subscribers": subscribers, "ids": ids}
+        for row in self._read("session", sql.SESSIONS, named):
             found.setdefault(row["session_id"], []).append(row)
         return found
 
@@ -117,7 +136,7 @@ class StoreEvidence:
         found = [
             Lost(name, row["collector"], row["start_us"], max(row["end_us"], row["start_us"] + 1),
                  f"{row['stage']}:{row['reason']}")
-            for row in self._rows(_GAPS, span(from_us, to_us))
+            for row in self._rows(sql.GAPS, span(from_us, to_us))
             for name in _CLASSES
             if name in row["classes"].split(",")
         ]  # fmt: skip
@@ -137,7 +156,7 @@ class StoreEvidence:
         if not self._marks:
             around = RETIRED_DAYS * DAY_US
             where = span(from_us - around, to_us + around)
-            found = self._client.query_columns(_MARKS, where)
+            found = self._client.query_columns(sql.MARKS, where)
             for name, mark in zip(found["collector"], found["mark"], strict=True):
                 self._marks[name] = max(mark, self._marks.get(name, 0))
         return self._marks
@@ -148,13 +167,27 @@ class StoreEvidence:
         if not wanted:
             return {}
         where = {**span(from_us, FOREVER), "batches": wanted}
-        found = self._client.query_columns(_ARRIVED, where)
+        found = self._client.query_columns(sql.ARRIVED, where)
         return dict(zip(found["batch"], found["received"], strict=True))
 
+    def _read(self, record_class: str, condition: str, where: Mapping[str, Any]) -> list[Row]:
+        """Rows of a class, in the order of its key, from the live table or what is kept."""
+        columns, order = sql.COLUMNS[record_class], sql.ORDER[record_class]
+        if self._kept is None:
+            final = RECORD_TABLES[record_class].replacing
+            source = f"{record_class} FINAL" if final else record_class
+            settings = FINAL_BY_PARTITION if final else None
+            text = f"SELECT {', '.join(columns)} FROM {source} {condition} {order}"
+            return self._rows(text, where, settings)
+        columns = tuple(dict.fromkeys((*columns, *self._kept.more(record_class))))
+        source = self._kept.table(record_class)
+        text = f"SELECT {', '.join(columns)} FROM {source} {condition} {order}"
+        return self._kept.told(record_class, self._rows(text, where))
+
     def _rows(
-        self, sql: str, where: Mapping[str, Any], settings: Mapping[str, Any] | None = None
+        self, text: str, where: Mapping[str, Any], settings: Mapping[str, Any] | None = None
     ) -> list[Row]:
-        found = list(rows_of(self._client, f"{sql}\nLIMIT {MAX_ROWS + 1}", where, settings))
+        found = list(rows_of(self._client, f"{text}\nLIMIT {MAX_ROWS + 1}", where, settings))
         if len(found) > MAX_ROWS:
             raise TooMany("too much is stored about this address and time to tell anybody apart")
         return found
@@ -244,57 +277,3 @@ def _first_instant(partition: int) -> int:
         return 0
     day = dt.date(partition // 10_000, partition // 100 % 100, partition % 100)
     return (day - dt.date(1970, 1, 1)).days * DAY_US
-
-
-_COLUMNS: Final = """record_id, observed_us, kind, collector, inside_address, inside_port, protocol,
-       port_first, port_last, start_us, end_us, batch"""
-
-_PORT: Final = """public_address = toFixedString(unhex(%(public)s), 16)
-  AND port_first <= %(port)s AND port_last >= %(port)s
-  AND (%(any)s = 1 OR protocol = 0 OR protocol = %(protocol)s)"""
-
-_FLOWS: Final = f"""
-SELECT {_COLUMNS} FROM mapping
-WHERE {_PORT} AND kind != 'block' AND start_us < %(end)s AND end_us >= %(start)s AND {IN_DAYS}"""
-
-_BLOCKS: Final = f"""
-SELECT {_COLUMNS} FROM mapping
-WHERE {_PORT} AND kind = 'block' AND start_us < %(end)s AND {IN_DAYS}"""
-
-_SHARERS: Final = f"""
-SELECT uniqExact(inside_address) AS inside FROM mapping
-WHERE public_address = toFixedString(unhex(%(public)s), 16)
-  AND start_us < %(end)s AND end_us >= %(start)s AND {IN_DAYS}"""
-
-_BINDINGS: Final = f"""
-SELECT collector, record_id, session_id, subscriber, address, prefix_len, valid_from_us,
-       valid_to_us, certainty, source, batch
-FROM binding FINAL
-WHERE collector IN (SELECT arrayJoin(%(collectors)s))
-  AND address IN (SELECT toFixedString(unhex(arrayJoin(%(bases)s)), 16)) AND {IN_DAYS}
-ORDER BY collector, valid_from_us, record_id"""
-
-_SESSIONS: Final = f"""
-SELECT session_id, nas, line, acct_session_id, start_source, slice_start_us, slice_end_us,
-       end_min_us, end_max_us, end_reason, batch
-FROM session FINAL
-WHERE subscriber IN (SELECT arrayJoin(%(subscribers)s))
-  AND session_id IN (SELECT toFixedString(unhex(arrayJoin(%(ids)s)), 16)) AND {IN_DAYS}
-ORDER BY session_id, slice_start_us"""
-
-_GAPS: Final = """
-SELECT DISTINCT collector, start_us, end_us, stage, reason, classes
-FROM gap
-WHERE start_us < %(end)s AND end_us >= %(start)s AND clock_day <= toDate(%(last_day)s)"""
-
-_MARKS: Final = """
-SELECT collector, max(window_end_us) AS mark FROM ingest_ledger
-WHERE time >= toDateTime(toDate(%(first_day)s), 'UTC')
-  AND time < toDateTime(toDate(%(last_day)s), 'UTC')
-GROUP BY collector ORDER BY collector"""
-
-_ARRIVED: Final = """
-SELECT batch, min(received_us) AS received FROM ingest_ledger
-WHERE time >= toDateTime(toDate(%(first_day)s), 'UTC')
-  AND batch IN (SELECT toFixedString(unhex(arrayJoin(%(batches)s)), 16))
-GROUP BY batch"""

@@ -19,7 +19,7 @@ from aggregator.queries.arithmetic import iso
 from aggregator.queries.deterministic import Deterministic
 from aggregator.queries.evidence import FOREVER, Holding, Lost, Mapping, Margins, Question
 from aggregator.queries.lookup import Answer, Candidate, look_up
-from aggregator.queries.lookup_store import StoreEvidence
+from aggregator.queries.lookup_store import Kept, StoreEvidence
 from aggregator.queries.reading import Reader
 from collector.wire.addr import MAPPED, unpack
 
@@ -39,17 +39,27 @@ class Rules:
 
 
 class Sources:
-    """The three sources of mappings behind one interface, and the store's bindings and losses."""
+    """The three sources of mappings behind one interface, and the store's bindings and losses.
 
-    def __init__(self, rules: Rules, store: StoreEvidence) -> None:
+    held: what else the store may tell of; a record that is in both is the live one.
+    """
+
+    def __init__(
+        self, rules: Rules, store: StoreEvidence, held: StoreEvidence | None = None
+    ) -> None:
         self._rules = rules
         self._store = store
+        self._held = held
 
     def mappings(self, question: Question, from_us: int, to_us: int) -> Sequence[Mapping]:
         """Flow events, block events and configuration together."""
+        stored = self._store.mappings(question, from_us, to_us)
+        known = {each.record for each in stored}
+        held = self._held.mappings(question, from_us, to_us) if self._held else []
         return [
             *self._rules.deterministic.mappings(question, from_us, to_us),
-            *self._store.mappings(question, from_us, to_us),
+            *stored,
+            *(each for each in held if each.record not in known),
         ]
 
     def sharers(self, address: bytes, from_us: int, to_us: int) -> int | None:
@@ -66,7 +76,10 @@ class Sources:
         return max(counts, default=None)
 
     def holdings(self, address: bytes, from_us: int, to_us: int) -> Sequence[Holding]:
-        return self._store.holdings(address, from_us, to_us)
+        stored = self._store.holdings(address, from_us, to_us)
+        known = {record for each in stored for record in each.records}
+        held = self._held.holdings(address, from_us, to_us) if self._held else []
+        return [*stored, *(each for each in held if not known.issuperset(each.records))]
 
     def losses(self, from_us: int, to_us: int) -> Sequence[Lost]:
         return self._store.losses(from_us, to_us)
@@ -92,10 +105,11 @@ class Who:
         self._rules = rules
         self._client = client
 
-    def look_up(self, question: Question) -> Found:
+    def look_up(self, question: Question, kept: Kept | None = None) -> Found:
         """The graded answer. Raises StoreError, and TooMany where nobody can be told apart."""
         store = StoreEvidence(self._client)
-        answer = look_up(question, Sources(self._rules, store), self._rules.margins)
+        held = StoreEvidence(self._client, kept) if kept else None
+        answer = look_up(question, Sources(self._rules, store, held), self._rules.margins)
         batches = {
             batch
             for each in answer.candidates
@@ -154,6 +168,7 @@ def _candidate(each: Candidate, arrived: dict[bytes, int]) -> dict[str, Any]:
             "from": iso(mapping.start_us),
             "proven_until": _end(mapping.end_us),
             "arrived": _arrived(mapping.batches, arrived),
+            **({"held": True} if mapping.is_held else {}),
         },
         "binding": holding and {
             "records": list(holding.records),
@@ -164,6 +179,7 @@ def _candidate(each: Candidate, arrived: dict[bytes, int]) -> dict[str, Any]:
             "proven_until": iso(holding.proof_us),
             "until_at_latest": _end(holding.latest_us),
             "arrived": _arrived(holding.batches, arrived),
+            **({"held": True} if holding.is_held else {}),
         },
         "session": holding and {
             "session": holding.session,

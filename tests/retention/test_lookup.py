@@ -186,3 +186,83 @@ def test_what_is_remembered_is_bounded(people: People, monkeypatch: pytest.Monke
     remembered = register.notes(routes_lookup.MEMORY)
     assert len(remembered) <= 2
     assert ADDRESS not in json.dumps(remembered)
+
+
+OLD = 1_749_556_800 * S  # 2025-06-10T12:00:00Z: past every period
+HELD, OTHER = ("100.64.9.9", "sub-held"), ("100.64.9.10", "sub-of-another-order")
+SCOPE = "kind,value,from,to,classes,ports\nsubscriber,sub-held,2025-06-01,2025-07-01,,\n"
+FACTS = ("--matter=Larch", "--authority=Leeds Crown Court", "--reference=T1",
+         "--served=2027-01-20", "--expires=2028-12-31")  # fmt: skip
+
+
+def preserved(people: People, address: str, name: str) -> None:
+    """A session and its binding in the vault, as a purge left them there; its versions too."""
+    times = {"subscriber": name, "session_id": name[-1].encode() * 16}
+    start, end = OLD - 30 * MINUTE, OLD + 30 * MINUTE
+    bound = row(
+        "binding", **times, address=pack(address), prefix_len=128, valid_from_us=start,
+        valid_to_us=end, certainty="certain", observed_us=end,
+    )  # fmt: skip
+    opened = {**bound, "valid_to_us": 0, "observed_us": start}
+    people.world.put("binding", [bound, opened], "tallyhold_vault.vault_binding")
+    online = row(
+        "session", **times, slice_start_us=start, start_us=start, start_source="stated",
+        slice_end_us=end, end_min_us=end, end_max_us=end, end_reason="stated", nas="bras-1",
+    )  # fmt: skip
+    people.world.put("session", [online], "tallyhold_vault.vault_session")
+
+
+def placed(people: People, basis: str) -> str:
+    words = ("hold", "place", *FACTS, f"--basis={basis}", "-f", "-", "--yes")
+    name: str = people.json("rita", *words, typed=SCOPE)["id"]
+    return name
+
+
+def approved(people: People, name: str) -> None:
+    done = people.run("app", "hold", "approve", name, "--yes")
+    assert done.exit_code == 0, done.stderr
+
+
+def test_the_vault_is_looked_up_for_an_order_and_as_far_as_that_goes(people: People) -> None:
+    people.store.client.insert(
+        "ingest_ledger",
+        {name: [value] for name, value in {
+            "collector": "edge-1", "epoch": "old", "sequence": 1, "batch": b"B" * 16, "sha256": "",
+            "rows": 1, "window_start_us": OLD, "window_end_us": OLD + 600 * MINUTE,
+            "received_us": OLD + 601 * MINUTE, "verdict": "accept", "lag_us": 0,
+        }.items()},
+    )  # fmt: skip
+    for address, name in (HELD, OTHER):
+        preserved(people, address, name)
+    words = ("lookup", HELD[0], "--at", "2025-06-10T12:00:00Z", "--reference", REFERENCE)
+    unseen = people.json("rita", *words)
+    assert (unseen["candidates"], unseen["hold"]) == ([], None)
+
+    order = placed(people, "court-order")
+    refused = len(leaves(people, "refusal"))
+    early = people.run("rita", *words, "--hold", order)
+    assert early.exit_code == 3
+    assert "approved" in early.stderr
+    assert HELD[1] not in early.stdout
+    assert leaves(people, "refusal")[refused]["reason"] == "not-an-order"
+    approved(people, order)
+    before = len(leaves(people, "lookup"))
+    seen = people.json("rita", *words, "--hold", order)
+    assert [each["subscriber"] for each in seen["candidates"]] == [HELD[1]]
+    (one,) = seen["candidates"]
+    assert one["binding"]["held"] and len(one["binding"]["records"]) == 1
+    assert one["session"]["nas"] == "bras-1"
+    assert (seen["hold"], seen["earlier"]) == (order, None)  # another question than the one before
+    leaf = leaves(people, "lookup")[before]
+    assert order in text(people, leaf["subject"])
+    shown = people.run("rita", *words, "--hold", order).stdout
+    assert f"that {order} protects were looked at too" in shown
+    assert "(vault)" in shown
+
+    beside = ("lookup", OTHER[0], *words[2:], "--hold", order)
+    assert people.json("rita", *beside)["candidates"] == []
+    only_kept = placed(people, "preservation-request")
+    approved(people, only_kept)
+    assert people.run("rita", *words, "--hold", only_kept).exit_code == 3
+    assert people.run("rita", *words, "--hold", "H-2027-9999").exit_code == 1
+    assert people.run("fay", *words, "--hold", order).exit_code == 3
