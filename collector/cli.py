@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import logging
+import re
 import signal
 import sys
 from collections.abc import Iterator
@@ -28,6 +29,31 @@ ConfigPath = Annotated[
 ]
 _Linger = Annotated[
     int, typer.Option("--linger", min=0, max=864_000, help="Seconds to let pass after the end.")
+]
+_Files = Annotated[
+    list[Path],
+    typer.Argument(help="pcap or pcapng files, merged by time.", exists=True, dir_okay=False),
+]
+_Observations = Annotated[
+    bool, typer.Option("--observations", help="One line for each observed host.")
+]
+_Window = Annotated[int, typer.Option("--window", min=1, help="Seconds of a window.")]
+_LinesFile = Annotated[
+    Path | None,
+    typer.Option("--lines", help="CSV of line and subscriber.", exists=True, dir_okay=False),
+]
+_Access = Annotated[
+    list[str] | None,
+    typer.Option("--access", help="Prefix of subscribers; repeatable. Default: any address."),
+]
+_Trusted = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--trusted", help="Prefix of SIP peers whose P-Asserted-Identity counts; repeatable."
+    ),
+]
+_Region = Annotated[
+    str, typer.Option("--region", metavar="CC", help="Country whose numbering plan is dialled.")
 ]
 _PortList = Annotated[str, typer.Option(metavar="PORT,...", help="Ports, separated by commas.")]
 _REPLAYED = ("binding", "session", "usage", "mapping", "visit", "call", "gap")
@@ -146,13 +172,8 @@ def doctor(
 
 @app.command()
 def replay(
-    files: Annotated[
-        list[Path],
-        typer.Argument(help="pcap or pcapng files, merged by time.", exists=True, dir_okay=False),
-    ],
-    observations: Annotated[
-        bool, typer.Option("--observations", help="One line for each observed host.")
-    ] = False,
+    files: _Files,
+    observations: _Observations = False,
     records: Annotated[
         str,
         typer.Option("--records", metavar="CLASS,...", help=f"Records of {', '.join(_REPLAYED)}."),
@@ -160,11 +181,10 @@ def replay(
     out_format: Annotated[
         Literal["jsonl"], typer.Option("--format", help="Lines of JSON; the only format.")
     ] = "jsonl",
-    access: Annotated[
-        list[str] | None,
-        typer.Option("--access", help="Prefix of subscribers; repeatable. Default: any address."),
-    ] = None,
-    window_s: Annotated[int, typer.Option("--window", min=1, help="Seconds of a window.")] = 300,
+    access: _Access = None,
+    trusted: _Trusted = None,
+    region: _Region = "GB",
+    window_s: _Window = 300,
     linger_s: _Linger = 0,
     sip_ports: _PortList = "5060,5061",
     dns_ports: _PortList = "53",
@@ -173,10 +193,7 @@ def replay(
     quic_ports: _PortList = "443",
     radius_ports: _PortList = "1812,1813,3799",
     export_ports: _PortList = "2055,4739,9995",
-    lines: Annotated[
-        Path | None,
-        typer.Option("--lines", help="CSV of line and subscriber.", exists=True, dir_okay=False),
-    ] = None,
+    lines: _LinesFile = None,
 ) -> None:
     """Run captures through the code that meters live traffic, and print what it sees.
 
@@ -185,6 +202,7 @@ def replay(
 
     Example: tallyhold collector replay edge.pcap --observations
     Example: tallyhold collector replay a.pcap b.pcap --records call,session --sip-ports 5060,5080
+    Example: tallyhold collector replay voice.pcap --records call --trusted 192.0.2.0/24 --region GB
     """
     if observations == bool(records):
         _fail("say what to print: either --observations or --records CLASS,...", code=2)
@@ -199,11 +217,20 @@ def replay(
         lists = (dns_ports, tls_ports, http_ports, quic_ports, radius_ports, sip_ports)
         ports = _ports_of(*lists, export_ports)
         prefixes = tuple(map(prefix_of, access)) if access else EVERYTHING
+        peers = tuple(map(prefix_of, trusted or ()))
         known = read_lines(lines) if lines else {}
+        if not re.fullmatch("[A-Z]{2}", region):
+            raise ValueError("--region: two capital letters, such as GB")
     except ValueError as error:
         _fail(str(error), code=2)
     config = ReplayConfig(
-        ports=ports, access=prefixes, window_s=window_s, linger_s=linger_s, lines=known
+        ports=ports,
+        access=prefixes,
+        trusted=peers,
+        region=region,
+        window_s=window_s,
+        linger_s=linger_s,
+        lines=known,
     )
     try:
         for line in _lines(files, classes, config):

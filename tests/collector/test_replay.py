@@ -22,6 +22,8 @@ from collector.cli import app
 from collector.replay import ReplayConfig, observations, records
 from tests.collector.parse.test_export import v5, v5_record
 from tests.collector.track.test_observer import answer, hello, invite
+from tests.scenarios.runner import write_pcap
+from tests.scenarios.sip import CORE, LINE, Hop
 
 ROOT = Path(__file__).parents[2]
 CAPTURES = ROOT.parent / "shared/data/captures"
@@ -165,6 +167,8 @@ def test_the_command_prints_the_same_bytes_every_time(capture: Path) -> None:
         (["--observations", "--sip-ports", "70000"], "1 to 65535"),
         (["--observations", "--sip-ports", "x"], "invalid literal"),
         (["--observations", "--access", "10.0.0.1/8"], "host bits"),
+        (["--records", "call", "--trusted", "10.0.0.1/8"], "host bits"),
+        (["--records", "call", "--region", "Britain"], "two capital letters"),
     ],
 )
 def test_wrong_words_are_told(capture: Path, words: list[str], text: str) -> None:
@@ -214,6 +218,30 @@ def test_export_ports(tmp_path: Path) -> None:
         result = CliRunner().invoke(app, words)
         assert result.exit_code == 0, result.output
         assert len(result.output.splitlines()) == expected
+
+
+def test_trusted_peers_and_the_numbering_plan(tmp_path: Path) -> None:
+    """The asserted number counts from a trusted peer alone; a national one needs its country."""
+    hop = Hop(CORE, LINE, a="sip:anonymous@anonymous.invalid", b="sip:02079460002@example.net")
+    hop.invite(0, 1, "P-Asserted-Identity: <sip:02079460007@example.net>", "Privacy: id")
+    hop.reply(1, 486)
+    path = tmp_path / "x.pcap"
+    write_pcap(path, hop.frames)
+    found = {}
+    for name, words in (
+        ("neither", ["--region", "FR"]),
+        ("region", []),
+        ("both", ["--trusted", f"{CORE}/32"]),
+    ):
+        more = ["--records", "call", "--access", f"{LINE}/32", "--linger", "40", *words]
+        result = CliRunner().invoke(app, ["replay", str(path), *more])
+        assert result.exit_code == 0, result.output
+        row = json.loads(result.output.splitlines()[-1])
+        found[name] = (row["b_e164"], row["a_e164"], row["a_source"])
+    british = "+442079460002"
+    assert found["both"] == (british, "+442079460007", "p-asserted-identity")
+    assert found["region"][0] == british and found["neither"][0] != british
+    assert found["region"][1:] == found["neither"][1:] != found["both"][1:]
 
 
 def test_what_a_capture_leaves_open_is_told_as_it_stands(tmp_path: Path) -> None:
