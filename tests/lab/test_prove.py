@@ -121,21 +121,22 @@ def test_a_router_that_breaks_the_promise_is_found_check_by_check(proved: Proved
     with proving.kept(folder / "spool", folder / "spoilt") as wire:
         appliance.start_collector(LEAKY)
         proving.look_up_canaries(proved.crowd, appliance.lab.edge, canaries, turn=1)
-        deadline = time.monotonic() + SPOILT_S
-        # Until the day of the canaries is over and its last release came a second time.
-        while not sent.told_again(batches := sent.read([wire])) or not over(batches):
-            assert time.monotonic() < deadline, "no release was told again"
-            time.sleep(0.3)
+        wait_until_spoilt(wire)
         add_keys(canaries, appliance)
-        checks = proving.prove(
-            appliance, folder, canaries, proved.end_us, wire=[wire], only=tuple(BROKEN)
-        )
-    assert {name: each["outcome"] for name, each in checks.items()} == dict.fromkeys(
-        BROKEN, "failed"
-    )
-    for name, texts in BROKEN.items():
-        found = "; ".join(checks[name]["found"])
-        assert [text for text in texts if text not in found] == [], name
+        for _ in range(3):  # a look at the journal may fall into its rotation
+            checks = proving.prove(
+                appliance, folder, canaries, proved.end_us, wire=[wire], only=tuple(BROKEN)
+            )
+            unsaid = {
+                name: text
+                for name, texts in BROKEN.items()
+                for text in texts
+                if text not in "; ".join(checks[name]["found"])
+            }
+            if not unsaid:
+                break
+    assert unsaid == {}
+    assert {each["outcome"] for each in checks.values()} == {"failed"}
 
 
 BROKEN: Final = {
@@ -152,5 +153,19 @@ BROKEN: Final = {
 """What each check says of the planted faults (tests/lab/leaky.py)."""
 
 
-def over(batches: list[sent.Sent]) -> bool:
-    return any(each.marginal == KEPT_DAY and each.is_released for each in sent.released(batches))
+def wait_until_spoilt(wire: Path) -> None:
+    """Until a day is over, and each fault of a release was sent: that of a zero needs an hour in
+    which somebody met a block."""
+    deadline = time.monotonic() + SPOILT_S
+    while True:
+        batches = sent.read([wire])
+        told = sent.released(batches)
+        if (
+            any(each.marginal == KEPT_DAY and each.is_released for each in told)
+            and sent.told_again(batches)
+            and sent.times(batches)
+            and any(len(each.counts) < each.rows for each in told)
+        ):
+            return
+        assert time.monotonic() < deadline, "the faults of releases were not sent"
+        time.sleep(0.3)
