@@ -22,6 +22,7 @@ BENCHES: Final[dict[str, tuple[str, ...]]] = {
     "parsers": (),
     "sip": (),
     "whole": (),
+    "bulk": (),
     "memory": (),
     "insert": (),
     "laplace": (),

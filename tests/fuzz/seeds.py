@@ -21,8 +21,10 @@ from scapy.layers.vxlan import VXLAN
 from scapy.packet import Packet
 
 from tests.collector.capture import test_pcapfile as pcapfile
+from tests.collector.parse import test_export as exports
 from tests.collector.parse.helpers import client_hello, many_protocols
 from tests.collector.parse.test_conntrack import RECORDED
+from tests.collector.parse.test_detail import FULL
 
 
 def _initials(alpn: int) -> tuple[bytes, ...]:
@@ -78,10 +80,26 @@ DHCPV6: Final = (
         / DHCP6OptIA_NA(ianaopts=[DHCP6OptIAAddress(addr="2001:db8::2", validlft=600)])
     ),
 )
+DETAIL: Final = (FULL.rstrip(b"\n"),)
 DNS: Final = (ANSWER, bytes(Message(id=1, qd=DNSQR(qname="a.example"))))
 DNS_TCP: Final = (len(ANSWER).to_bytes(2, "big") + ANSWER,)
 NAMES: Final = (b"WWW.Example.", b"_sip._udp.example", b"192.0.2.1")
 AUTHORITIES: Final = (b"user:pw@h.example:80", b"[2001:DB8::1%eth0]:80", b"2001:db8::1")
+EXPORT: Final = tuple(
+    b"".join(len(one).to_bytes(2, "big") + one for one in datagrams)
+    for datagrams in (
+        (exports.v5(exports.v5_record("10.0.0.2", "192.0.2.1", 500)),),
+        (
+            exports.ipfix(exports.record_set(2, exports.template(256, (8, 4), (1, 65_535)))),
+            exports.ipfix(exports.record_set(256, b"\x0a\0\0\2\2\1\0"), sequence=0),
+        ),
+        (
+            exports.v9(exports.record_set(0, exports.template(256, (8, 4), (22, 4), (361, 2)))),
+            exports.v9(exports.record_set(256, bytes(20)), sequence=1),
+            exports.v9(exports.record_set(1, struct.pack(">7H", 258, 4, 4, 1, 4, 34, 4))),
+        ),
+    )
+)
 HTTP: Final = (
     REQUEST,
     b"POST http://u@h.example/x HTTP/1.0\nContent-Length: 3\n\nabc" + REQUEST,

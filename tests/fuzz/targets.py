@@ -16,6 +16,7 @@ from collector.capture.pcapfile import Damaged, packets
 from collector.parse import (
     conntrack,
     conntrack_walk,
+    detail,
     dhcp,
     dhcpv6,
     dns,
@@ -35,6 +36,7 @@ from collector.parse import (
 from collector.parse.ip import TCP, UDP, Packet
 from collector.parse.link import IPV4, IPV6, Frame
 from collector.parse.reader import Incomplete, ParseError
+from collector.track.exporters import Exported, Exporters
 from collector.track.observer import Observer, ObserverConfig
 from tests.fuzz import seeds
 
@@ -183,6 +185,23 @@ def _dhcpv6(data: bytes) -> None:
     dhcpv6.parse(T0, data)
 
 
+def _detail(data: bytes) -> None:
+    detail.parse(data)
+
+
+def _export(data: bytes) -> None:
+    """Datagrams of two bytes of length each, from one exporter."""
+    exporters, at = Exporters(), 0
+    while at + 2 <= len(data):
+        length = int.from_bytes(data[at : at + 2], "big") % 2048
+        event = Exported(T0 + at, ADDRESS, data[at + 2 : at + 2 + length])
+        for rows in exporters.datagram(event):
+            assert (rows["last_ns"] >= 0).all() and (rows["first_ns"] >= 0).all()
+        at += 2 + length
+    counts = exporters.counts
+    assert counts["seen"] >= counts["ignored"] + counts["lost"]
+
+
 def _pcap(data: bytes) -> None:
     with contextlib.suppress(Damaged):
         for found in packets(io.BytesIO(data)):
@@ -207,10 +226,12 @@ def _observer(data: bytes) -> None:
 TARGETS: Final[dict[str, Target]] = {
     "authority": Target(_authority, seeds.AUTHORITIES),
     "conntrack": Target(_conntrack, seeds.CONNTRACK),
+    "detail": Target(_detail, seeds.DETAIL),
     "dhcp": Target(_dhcp, seeds.DHCP),
     "dhcpv6": Target(_dhcpv6, seeds.DHCPV6),
     "dns": Target(_dns, seeds.DNS),
     "dns-tcp": Target(_dns_tcp, seeds.DNS_TCP),
+    "export": Target(_export, seeds.EXPORT),
     "host": Target(_name, seeds.NAMES),
     "http": Target(_http, seeds.HTTP),
     "ip": Target(_ip, seeds.IP),
