@@ -15,7 +15,6 @@ import pytest
 from aggregator.queries.answering import Answering
 from aggregator.queries.evidence import Margins
 from aggregator.queries.who import Rules
-from collector.capture.conntrack_table import prepare
 from collector.capture.netlink import ConntrackConfig, ConntrackEvents
 from collector.capture.netlink_dump import dump
 from collector.parse.conntrack import Decoder
@@ -27,7 +26,7 @@ from collector.wire.records import record_id
 from tests.aggregator.queries import world as rows
 from tests.aggregator.queries.world import DAY, HOUR, World
 from tests.aggregator.support import S
-from tests.collector.capture.test_netlink import PUBLIC4, WORLD4, Lab
+from tests.collector.capture.test_netlink import PUBLIC4, WORLD4, Lab, started
 
 pytestmark = [pytest.mark.engine, pytest.mark.lab]
 
@@ -52,16 +51,11 @@ MARGINS = Margins(clock_us=1000)
 
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
-    built = Lab()
-    try:
-        built.start()
-        built.in_router(prepare)
+    with started() as built:
         for inside in RANGES:
             built.home.run("ip", "address", "add", f"{inside}/24", "dev", "eth0")
         built.router.run("nft", "-f", "-", stdin=RULES)
         yield built
-    finally:
-        built.stop()
 
 
 def session(name: str, start: int) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -102,8 +102,9 @@ class Lab:
         return self.router.call(function)
 
 
-@pytest.fixture(scope="module")
-def lab() -> Iterator[Lab]:
+@contextmanager
+def started() -> Iterator[Lab]:
+    """The lab with conntrack at work, removed at the end."""
     built = Lab()
     try:
         built.start()
@@ -111,6 +112,12 @@ def lab() -> Iterator[Lab]:
         yield built
     finally:
         built.stop()
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[Lab]:
+    with started() as built:
+        yield built
 
 
 @pytest.fixture

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from collector.capture.conntrack_table import prepare, table_size
+from collector.capture.conntrack_table import table_size
 from collector.capture.netlink import ConntrackConfig, ConntrackEvents
 from collector.capture.netlink_socket import NetlinkUnavailable
 from collector.capture.reliable import ReliableConfig
-from tests.collector.capture.test_netlink import HOME4, WORLD4, Lab, read_all, send_udp
+from tests.collector.capture.test_netlink import HOME4, WORLD4, Lab, read_all, send_udp, started
 
 pytestmark = pytest.mark.lab
 
@@ -31,13 +31,8 @@ SMALL = 8192
 
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
-    built = Lab()
-    try:
-        built.start()
-        built.in_router(prepare)
+    with started() as built:
         yield built
-    finally:
-        built.stop()
 
 
 @contextmanager
