@@ -35,7 +35,7 @@ def people(tmp_path_factory: pytest.TempPathFactory, bundled_engine: Engine) -> 
     with rig.open_folder() as folder:
         made = People(folder, bundled_engine, PEOPLE)
         try:
-            store(made.store)
+            store(made.store, "e", NOON)
             made.running.until("the engine", lambda: made.running.metric("engine_up") == 1)
             yield made
         finally:
@@ -43,13 +43,14 @@ def people(tmp_path_factory: pytest.TempPathFactory, bundled_engine: Engine) -> 
         rig.good(made.running.config.log_folder)
 
 
-def store(into: Store) -> None:
+def store(into: Store, epoch: str, at_us: int) -> None:
+    """A collector delivered everything about a time."""
     into.client.insert(
         "ingest_ledger",
         {name: [value] for name, value in {
-            "collector": "edge-1", "epoch": "e", "sequence": 1, "batch": b"b" * 16, "sha256": "",
-            "rows": 1, "window_start_us": NOON, "window_end_us": NOON + 600 * MINUTE,
-            "received_us": NOON + 601 * MINUTE, "verdict": "accept", "lag_us": 0,
+            "collector": "edge-1", "epoch": epoch, "sequence": 1, "batch": b"b" * 16, "sha256": "",
+            "rows": 1, "window_start_us": at_us, "window_end_us": at_us + 600 * MINUTE,
+            "received_us": at_us + 601 * MINUTE, "verdict": "accept", "lag_us": 0,
         }.items()},
     )  # fmt: skip
 
@@ -224,14 +225,7 @@ def approved(people: People, name: str) -> None:
 
 
 def test_the_vault_is_looked_up_for_an_order_and_as_far_as_that_goes(people: People) -> None:
-    people.store.client.insert(
-        "ingest_ledger",
-        {name: [value] for name, value in {
-            "collector": "edge-1", "epoch": "old", "sequence": 1, "batch": b"B" * 16, "sha256": "",
-            "rows": 1, "window_start_us": OLD, "window_end_us": OLD + 600 * MINUTE,
-            "received_us": OLD + 601 * MINUTE, "verdict": "accept", "lag_us": 0,
-        }.items()},
-    )  # fmt: skip
+    store(people.store, "old", OLD)
     for address, name in (HELD, OTHER):
         preserved(people, address, name)
     words = ("lookup", HELD[0], "--at", "2025-06-10T12:00:00Z", "--reference", REFERENCE)
