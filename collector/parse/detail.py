@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from collector.parse import radius
 from collector.parse.radius import UNVERIFIED, Accounting
-from collector.parse.radius_attributes import MAX_PREFIXES, Prefix
+from collector.parse.radius_attributes import MAX_PREFIXES, Prefix, with_profile
 from collector.parse.reader import ParseError
 from collector.wire.addr import MAPPED, pack
 
@@ -169,7 +169,7 @@ def _event(record: bytes, found: dict[str, Any], rejected: int) -> Accounting | 
         verified=UNVERIFIED,
         gigawords=any(high is not None for high in highs),
         rejected=rejected,
-        **found,
+        **with_profile(found),
     )
 
 

@@ -13,11 +13,12 @@ import hmac
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 from collector.parse.ip import UDP, Packet
 from collector.parse.plain import Plain
-from collector.parse.radius_attributes import Prefix, fields_of, split
+from collector.parse.radius_attributes import Profile, fields_of, split
+from collector.parse.radius_repeats import Repeats
 from collector.parse.reader import ParseError
 
 ACCESS_REQUEST: Final = 1
@@ -52,11 +53,15 @@ _READ: Final = frozenset(
     )
 )
 _HEADER: Final = struct.Struct(">BBH16s")
+_TRANSPORT: Final = struct.Struct(">16sHB16s")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Accounting(Plain):
-    """One Accounting-Request; an attribute that was absent or malformed is None or empty.
+    """One Accounting-Request; an attribute that was absent or malformed is None.
+
+    Not frozen, only because a frozen one takes three times as long to make. A `profile` may be the
+    very one of the report before, where nothing of it changed.
 
     client, server: ends of the datagram in 16 bytes; `client` is the NAS or its proxy.
     transport: 16 bytes, equal for an exact retransmission only (RFC 2866 section 2): hash of the
@@ -75,28 +80,13 @@ class Accounting(Plain):
     transport: bytes
     verified: str
     status: int
-    session_id: str = ""
-    user_name: str = ""
-    nas_identifier: str = ""
-    nas_address: bytes | None = None
-    nas_port: int | None = None
-    nas_port_id: str = ""
-    calling: str = ""
-    called: str = ""
-    cui: str = ""
-    klass: str = ""
-    framed_ipv4: bytes | None = None
-    framed_prefixes: tuple[Prefix, ...] = ()
-    delegated_prefixes: tuple[Prefix, ...] = ()
-    framed_ipv6: tuple[Prefix, ...] = ()
+    profile: Profile
     session_s: int | None = None
     up: int | None = None
     down: int | None = None
     gigawords: bool = False
     event_s: int | None = None
     delay_s: int | None = None
-    timeout_s: int | None = None
-    interim_s: int | None = None
     terminate_cause: int | None = None
     rejected: int = 0
 
@@ -113,54 +103,33 @@ class AccountingAck(Plain):
 
 
 @dataclass(frozen=True, slots=True)
-class Access(Plain):
+class _Exchange(Plain):
+    """A request joined with its answer; `client` is the NAS, as in `Accounting`."""
+
+    ts_ns: int
+    client: bytes
+    server: bytes
+    verified: str
+    profile: Profile
+
+
+class Access(_Exchange):
     """An Access-Accept joined with its Access-Request: what a line was granted.
 
     Names, port and station are the request's, the rest is the answer's. `verified` is the worse of
     both: the Response Authenticator, and the request's Message-Authenticator where it has one.
     """
 
-    ts_ns: int
-    client: bytes
-    server: bytes
-    verified: str
-    session_id: str = ""
-    user_name: str = ""
-    nas_identifier: str = ""
-    nas_address: bytes | None = None
-    nas_port: int | None = None
-    nas_port_id: str = ""
-    calling: str = ""
-    cui: str = ""
-    klass: str = ""
-    framed_ipv4: bytes | None = None
-    framed_prefixes: tuple[Prefix, ...] = ()
-    delegated_prefixes: tuple[Prefix, ...] = ()
-    framed_ipv6: tuple[Prefix, ...] = ()
-    timeout_s: int | None = None
-    interim_s: int | None = None
+    __slots__ = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Disconnect(Plain):
+class Disconnect(_Exchange):
     """A Disconnect-ACK joined with its request: the NAS ended a session because it was told to.
 
-    `client` is the NAS, as in `Accounting`; the attributes are the request's, which names the
-    session (RFC 5176 section 3).
+    The profile is the request's, which names the session (RFC 5176 section 3).
     """
 
-    ts_ns: int
-    client: bytes
-    server: bytes
-    verified: str
-    session_id: str = ""
-    user_name: str = ""
-    nas_identifier: str = ""
-    nas_address: bytes | None = None
-    nas_port: int | None = None
-    nas_port_id: str = ""
-    calling: str = ""
-    framed_ipv4: bytes | None = None
+    __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +144,7 @@ class Request:
     identifier: int
     authenticator: bytes = field(repr=False)
     verified: str
-    fields: Mapping[str, Any]
+    profile: Profile
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,62 +158,79 @@ class Answer:
     receiver_port: int
     identifier: int
     packet: bytes = field(repr=False)
-    fields: Mapping[str, Any]
+    profile: Profile
 
 
 def parse(
-    packet: Packet, secrets: Mapping[bytes, bytes] | None = None
+    packet: Packet,
+    secrets: Mapping[bytes, bytes] | None = None,
+    repeats: Repeats | None = None,
 ) -> Accounting | AccountingAck | Request | Answer | None:
     """What a packet says; None for other RADIUS codes and for what is not UDP.
 
     `secrets` maps the address of a NAS (16 bytes) to the shared secret, as RFC 2865 section 3 has
     the server choose it by the datagram's source. Bytes after the length field's end are padding
-    (RFC 2865 section 3). Raises ParseError where the length field or any attribute length is
-    impossible.
+    (RFC 2865 section 3). `repeats` remembers interim reports: it changes what a packet costs, not
+    what it says. Raises ParseError where the length field or any attribute length is impossible.
     """
     if packet.proto != UDP:
         return None
     data = packet.payload
     if len(data) < MIN_BYTES:
         raise ParseError("radius-short")
-    code, identifier, length, authenticator = _HEADER.unpack_from(data)
+    code, identifier, length, _ = head = _HEADER.unpack_from(data)
     if code not in _READ:
         return None
     if not MIN_BYTES <= length <= MAX_BYTES or length > len(data):
         raise ParseError("radius-length")
+    data = data[:length]
+    if code == ACCOUNTING_REQUEST:
+        return _accounting(packet, data, head, (secrets or {}).get(packet.src), repeats)
     attributes = split(data, MIN_BYTES, length)
     if code == ACCOUNTING_RESPONSE:
         return AccountingAck(packet.ts_ns, packet.dst, packet.dport, packet.src, identifier)
-    found = fields_of(attributes)
+    profile = fields_of(attributes)["profile"]
     if code in (ACCESS_ACCEPT, DISCONNECT_ACK):
         ends = (packet.src, packet.dst, packet.dport)
-        return Answer(packet.ts_ns, code, *ends, identifier, data[:length], found)
-    if code != ACCOUNTING_REQUEST:
-        return _request(packet, data[:length], attributes, found, secrets or {})
+        return Answer(packet.ts_ns, code, *ends, identifier, data, profile)
+    return _request(packet, data, attributes, profile, secrets or {})
+
+
+def _accounting(
+    packet: Packet,
+    data: bytes,
+    head: tuple[int, int, int, bytes],
+    secret: bytes | None,
+    repeats: Repeats | None,
+) -> Accounting:
+    """An Accounting-Request, in whole or by the one that it repeats with other counters."""
+    _, identifier, _, authenticator = head
+    verified = _verify(data, authenticator, secret)
+    transport = hashlib.blake2b(
+        _TRANSPORT.pack(packet.src, packet.sport, identifier, authenticator), digest_size=16
+    ).digest()
+    ends = (packet.ts_ns, packet.src, packet.sport, packet.dst, identifier, transport, verified)
+    again = repeats and repeats.find(packet.src, data)
+    if again:
+        profile, session_s, up, down, gigawords, event_s, delay_s, rejected = again
+        numbers = (session_s, up, down, gigawords, event_s, delay_s)
+        return Accounting(*ends, INTERIM, profile, *numbers, None, rejected)
+    attributes = split(data, MIN_BYTES, len(data))
+    found = fields_of(attributes)
     status = found.pop("status", None)
     if status is None:
         raise ParseError("radius-status")
-    return Accounting(
-        ts_ns=packet.ts_ns,
-        client=packet.src,
-        client_port=packet.sport,
-        server=packet.dst,
-        identifier=identifier,
-        transport=hashlib.blake2b(
-            packet.src + struct.pack(">HB", packet.sport, identifier) + authenticator,
-            digest_size=16,
-        ).digest(),
-        verified=_verify(data[:length], authenticator, (secrets or {}).get(packet.src)),
-        status=status,
-        **found,
-    )
+    event = Accounting(*ends, status, **found)
+    if repeats and status == INTERIM and verified != BAD:
+        repeats.learn(packet.src, data, attributes, event.profile, event.rejected)
+    return event
 
 
 def _request(
     packet: Packet,
     data: bytes,
     attributes: list[tuple[int, bytes]],
-    found: Mapping[str, Any],
+    profile: Profile,
     secrets: Mapping[bytes, bytes],
 ) -> Request:
     """A request that an `Answer` will be joined with. The NAS is the receiver of a Disconnect."""
@@ -254,7 +240,7 @@ def _request(
     else:
         verified = _verify(data, authenticator, secrets.get(packet.dst))
     ends = (packet.src, packet.sport, packet.dst)
-    return Request(packet.ts_ns, code, *ends, identifier, authenticator, verified, found)
+    return Request(packet.ts_ns, code, *ends, identifier, authenticator, verified, profile)
 
 
 def verify_answer(answer: Answer, request: Request, secret: bytes | None) -> str:

@@ -1,4 +1,4 @@
-"""RADIUS attributes: turns the bytes after a packet's header into fields of `Accounting` by name.
+"""RADIUS attributes: turns the bytes after a packet's header into a `Profile` and the rest by name.
 
 RFC 2865 section 5, RFC 2866 section 5, RFC 2869 (gigawords, Event-Timestamp), RFC 3162, 4818 and
 6911 (IPv6), RFC 4372 (Chargeable-User-Identity). Attributes that are not named here are stepped
@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any, Final
 
+from collector.parse.plain import Plain
 from collector.parse.reader import ParseError
 from collector.wire.addr import MAPPED, network
 
@@ -23,6 +25,29 @@ _NO_ADDRESS: Final = frozenset((b"\0\0\0\0", b"\xff\xff\xff\xff", b"\xff\xff\xff
 
 Prefix = tuple[bytes, int]
 """The base of a prefix in sixteen bytes, and its length in 128 bits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Profile(Plain):
+    """Whose session it is, where, and what it was given: what stays as it is from one report to
+    the next. An attribute that was absent or malformed is None or empty."""
+
+    session_id: str = ""
+    user_name: str = ""
+    nas_identifier: str = ""
+    nas_address: bytes | None = None
+    nas_port: int | None = None
+    nas_port_id: str = ""
+    calling: str = ""
+    called: str = ""
+    cui: str = ""
+    klass: str = ""
+    framed_ipv4: bytes | None = None
+    framed_prefixes: tuple[Prefix, ...] = ()
+    delegated_prefixes: tuple[Prefix, ...] = ()
+    framed_ipv6: tuple[Prefix, ...] = ()
+    timeout_s: int | None = None
+    interim_s: int | None = None
 
 
 def split(data: bytes, start: int, end: int) -> list[tuple[int, bytes]]:
@@ -124,7 +149,8 @@ _MANY: Final[dict[int, tuple[str, _Decoder]]] = {
     123: ("delegated_prefixes", _prefix6),
     168: ("framed_ipv6", _single6),
 }
-_READ: Final[dict[int, tuple[str, Any]]] = _ONE | _MANY
+READ: Final[dict[int, tuple[str, Any]]] = _ONE | _MANY
+"""Name and decoder of every attribute that is read."""
 
 
 def fields_of(attributes: Iterable[tuple[int, bytes]]) -> dict[str, Any]:
@@ -136,7 +162,7 @@ def fields_of(attributes: Iterable[tuple[int, bytes]]) -> dict[str, Any]:
     many: dict[str, list[Prefix]] = {}
     rejected = 0
     for kind, value in attributes:
-        reader = _READ.get(kind)
+        reader = READ.get(kind)
         if reader is None:
             continue
         name, decode = reader
@@ -154,7 +180,15 @@ def fields_of(attributes: Iterable[tuple[int, bytes]]) -> dict[str, Any]:
         found[name] = tuple(sorted(held))
     found["rejected"] = rejected
     _join_octets(found)
-    return found
+    return with_profile(found)
+
+
+def with_profile(found: dict[str, Any]) -> dict[str, Any]:
+    """The fields with those of a `Profile` as one, under "profile"."""
+    names = Profile.__dataclass_fields__
+    profile = Profile(**{name: value for name, value in found.items() if name in names})
+    rest = {name: value for name, value in found.items() if name not in names}
+    return {**rest, "profile": profile}
 
 
 def _join_octets(found: dict[str, Any]) -> None:

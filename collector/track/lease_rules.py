@@ -74,10 +74,10 @@ class LeaseRules:
 
     def _extend(self, session: Session, event: Lease, valid_s: int) -> bool:
         at = event.ts_ns
-        if at - session.proof_ns <= _SAME_NS and session.seen == [event.xid] and session.line:
+        if at - session.proof_ns <= _SAME_NS and session.lease_xid == event.xid and session.line:
             self._counts["duplicates"] += 1
             return False
-        session.seen = [event.xid]
+        session.lease_xid = event.xid
         session.heard(at)
         session.lease_ns = _end(at, valid_s)
         self._table.prove(session, max(at, session.proof_ns))
@@ -105,7 +105,7 @@ class LeaseRules:
         if not self._table.make_room(at):
             return None
         session = Session.begun(key, at, DHCP if event.family == 4 else DHCPV6)
-        session.lease_ns, session.seen = _end(at, valid_s), [event.xid]
+        session.lease_ns, session.lease_xid = _end(at, valid_s), event.xid
         self._describe(session, event)
         self._table.put(session)
         self._table.claim(session, at, at)

@@ -17,6 +17,7 @@ from collector.parse import dns, ip, link, radius, sip, tls, tunnel
 from collector.parse.ip import TCP, UDP, Fragment, Packet
 from collector.parse.link import Frame
 from collector.parse.quic_packet import is_long_header
+from collector.parse.radius_repeats import Repeats
 from collector.parse.reader import ParseError
 from collector.parse.sip import SipEvent
 from collector.track.blind import BlindConnections
@@ -91,6 +92,7 @@ class Observer:
         own = {name: stage("malformed") for name in _STAGES}
         self._lines = LineReader()
         self._pairs = RadiusPairs(config.secrets)
+        self._repeats = Repeats()
         self._stages = {**own, **self._hosts.stages, **self._lines.stages}
         self._told: dict[str, int] = {}
         self._told_ns = 0
@@ -309,7 +311,7 @@ class Observer:
         counts = self._stages["radius"]
         counts["seen"] += 1
         try:
-            event = radius.parse(packet, self._secrets)
+            event = radius.parse(packet, self._secrets, self._repeats)
         except ParseError:
             malformed(counts)
             return []

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import replace
 from typing import Final
 
 from collector.parse.radius import (
@@ -39,7 +39,6 @@ _ASKED: Final = (
     "calling",
 )
 """Attributes of a request that say which NAS, line and session is meant."""
-_GRANTED: Final = tuple(f.name for f in fields(Access) if f.name not in _ASKED)
 _WORST: Final = (BAD, UNVERIFIED, VERIFIED)
 
 _Key = tuple[int, bytes, int, bytes, int]
@@ -76,12 +75,9 @@ class RadiusPairs:
         verified = verify_answer(answer, request, self._secrets.get(nas))
         if BAD in (verified, request.verified) or answer.code == DISCONNECT_ACK:
             verified = min(verified, request.verified, key=_WORST.index)
-        asked = {name: request.fields[name] for name in _ASKED if name in request.fields}
         if answer.code == DISCONNECT_ACK:
-            if "framed_ipv4" in request.fields:
-                asked["framed_ipv4"] = request.fields["framed_ipv4"]
-            return Disconnect(answer.ts_ns, answer.sender, answer.receiver, verified, **asked)
-        granted = {name: answer.fields[name] for name in _GRANTED if name in answer.fields}
-        return Access(
-            answer.ts_ns, answer.receiver, answer.sender, verified, **{**granted, **asked}
-        )
+            return Disconnect(answer.ts_ns, nas, answer.receiver, verified, request.profile)
+        asked = {name: getattr(request.profile, name) for name in _ASKED}
+        named = {name: value for name, value in asked.items() if value not in ("", None)}
+        profile = replace(answer.profile, **named)
+        return Access(answer.ts_ns, nas, answer.sender, verified, profile)

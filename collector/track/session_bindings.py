@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from collector.parse.radius import Access, Accounting
+from collector.parse.radius_attributes import Profile
 from collector.track.session_state import (
     ACCOUNTING,
     Binding,
@@ -49,15 +49,15 @@ class Said:
     is_forged: bool = False
 
 
-def held_by(event: Accounting | Access) -> dict[str, tuple[Prefix, ...]]:
-    """Addresses an event names, by kind; a kind it does not mention is absent."""
+def held_by(profile: Profile) -> dict[str, tuple[Prefix, ...]]:
+    """Addresses that a packet names, by kind; a kind it does not mention is absent."""
     said: dict[str, tuple[Prefix, ...]] = {
-        "framed6": event.framed_prefixes,
-        "delegated6": event.delegated_prefixes,
-        "address6": event.framed_ipv6,
+        "framed6": profile.framed_prefixes,
+        "delegated6": profile.delegated_prefixes,
+        "address6": profile.framed_ipv6,
     }
-    if event.framed_ipv4 is not None:
-        said["framed4"] = ((event.framed_ipv4, 128),)
+    if profile.framed_ipv4 is not None:
+        said["framed4"] = ((profile.framed_ipv4, 128),)
     return {kind: prefixes for kind, prefixes in said.items() if prefixes}
 
 

@@ -50,5 +50,6 @@ class Grants:
 
 def _keys(nas: str, event: Access | Accounting) -> list[tuple[str, ...]]:
     """By session id where the event has one; a request need not (RFC 2866 section 5.5)."""
-    line = (nas, line_of(event), event.calling, event.user_name)
-    return [(nas, event.session_id), line] if event.session_id else [line]
+    said = event.profile
+    line = (nas, line_of(said), said.calling, said.user_name)
+    return [(nas, said.session_id), line] if said.session_id else [line]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Final
 
 from collector.parse.radius import Access, Accounting, Disconnect
@@ -82,4 +83,9 @@ class NasTable:
 
 def nas_name(event: Accounting | Access | Disconnect) -> str:
     """NAS-Identifier, else the NAS's stated address, else where the packet came from."""
-    return event.nas_identifier or unpack(event.nas_address or event.client)
+    said = event.profile
+    return said.nas_identifier or _written(said.nas_address or event.client)
+
+
+_written = lru_cache(4096)(unpack)
+"""Addresses as text; most NASes name themselves, those that do not send many packets each."""

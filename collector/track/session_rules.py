@@ -15,10 +15,11 @@ from collector.track.losses import Losses
 from collector.track.nastime import SECOND_NS
 from collector.track.session_bindings import Said, held_by
 from collector.track.session_config import SessionsConfig
-from collector.track.session_facts import SAME_NS, add_octets, describe, directions, line_of
+from collector.track.session_facts import add_octets, describe, directions, line_of
 from collector.track.session_grants import Grants
 from collector.track.session_index import port_key
 from collector.track.session_nas import Nas
+from collector.track.session_seen import SAME_NS
 from collector.track.session_state import ACCOUNTING, DERIVED, STATED, Key, Session, slice_of
 from collector.track.session_table import Known, SessionTable
 from collector.track.versions import Versions
@@ -101,7 +102,8 @@ class SessionRules:
         describe(session, event, self._config.subscriber_from)
         session.heard(event.ts_ns)
         self._table.prove(session, max(session.proof_ns, event.ts_ns))
-        self._table.bind(session, held_by(event), session.proof_ns, Said(event.ts_ns, ACCEPT))
+        said = Said(event.ts_ns, ACCEPT)
+        self._table.bind(session, held_by(event.profile), session.proof_ns, said)
         self._table.arm(session)
         return True
 
@@ -119,10 +121,11 @@ class SessionRules:
     def _meant(self, name: str, event: Access | Disconnect) -> Session | None:
         """The open session that a packet names: by its id, else by port and MAC."""
         nas = self._table.nas[name]
-        if event.session_id:
-            known, session = self._table.known((name, nas.epoch, event.session_id))
+        said = event.profile
+        if said.session_id:
+            known, session = self._table.known((name, nas.epoch, said.session_id))
             return session if known is Known.OPEN else None
-        return self._table.on_port(name, line_of(event), event.calling)
+        return self._table.on_port(name, line_of(said), said.calling)
 
     def ignore(self, why: str) -> bool:
         """Counts the reason and says that nothing changed."""
@@ -158,7 +161,7 @@ class SessionRules:
         describe(session, event, self._config.subscriber_from)
         self._count(session, event, at)
         if event.verified != radius.BAD:
-            session.port_key = port_key(session.nas, session.line, event.calling)
+            session.port_key = port_key(session.nas, session.line, event.profile.calling)
         self._table.claim(session, at, event.ts_ns)
         session.write_open(self._out, event.ts_ns)
         session.roll(self._out, at)
@@ -199,26 +202,31 @@ class SessionRules:
         """An Interim: proof of life, counters, perhaps another address."""
         if at < session.proof_ns:
             return self.ignore("late")
-        if session.seen and session.seen[0] == radius.INTERIM:
+        if session.seen and session.seen.status == radius.INTERIM:
             self._table.nas[session.nas].learn_interval(at - session.proof_ns)
         self._count(session, event, at)
         self._table.prove(session, at)
-        describe(session, event, self._config.subscriber_from)
+        # What was said before and is still so need not be compared again.
+        is_settled = event.profile is session.settled and event.verified == session.verified
+        if not is_settled:
+            describe(session, event, self._config.subscriber_from)
         session.roll(self._out, at)
         session.write_open(self._out, event.ts_ns)
-        self._bind(session, event, at)
+        if not is_settled:
+            self._bind(session, event, at)
+            session.settled = event.profile if session.holds(held_by(event.profile)) else None
         self._table.arm(session)
         return True
 
     def _bind(self, session: Session, event: Accounting, at: int) -> None:
         is_stated, is_bad = event.status == radius.START, event.verified == radius.BAD
         said = Said(event.ts_ns, ACCOUNTING, is_stated, is_bad)
-        self._table.bind(session, held_by(event), at, said)
+        self._table.bind(session, held_by(event.profile), at, said)
 
     def _grant(self, session: Session, granted: Access, at: int, said_as: Accounting) -> None:
         """Binds what the Access-Accept gave and the accounting event that follows does not name."""
-        named = held_by(said_as)
-        held = {kind: each for kind, each in held_by(granted).items() if kind not in named}
+        named = held_by(said_as.profile)
+        held = {kind: each for kind, each in held_by(granted.profile).items() if kind not in named}
         said = Said(said_as.ts_ns, ACCEPT, said_as.status == radius.START)
         self._table.bind(session, held, at, said)
 

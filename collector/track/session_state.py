@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Final
 
+from collector.parse.radius_attributes import Profile
 from collector.track.nastime import SECOND_NS
+from collector.track.session_seen import Seen
 from collector.track.versions import Row, Versions
 from collector.wire.records import record_id
 
@@ -102,6 +104,8 @@ class Session:
     """Hardware address of the line's equipment as twelve hex digits; empty where unknown."""
     lease_ns: int = 0
     """When the last lease granted runs out; 0 where the session is none."""
+    lease_xid: int = -1
+    """The DHCP transaction that extended it last."""
     ending_ns: int = 0
     """When the NAS was seen to end it on command; 0 where it was not, or lived on."""
     end_ns: int = 0
@@ -113,8 +117,10 @@ class Session:
     last_stamp_ns: int = 0
     """When the packets came that say how it began and what is last known, and the NAS's own times
     of them; 0 where they have none."""
-    seen: list[Any] = field(default_factory=list)
-    """Fingerprint of the last event: status, event time, and a digest of what it said."""
+    seen: Seen | None = None
+    """The last event."""
+    settled: Profile | None = None
+    """What was said last of it, where all of that is in its fields and bindings as they stand."""
     unproven: list[list[int]] = field(default_factory=list)
     """(slice start, slice end, up, down) of slices closed at a midnight without later proof."""
     bindings: list[Binding] = field(default_factory=list)
@@ -142,6 +148,13 @@ class Session:
         self.last_seen_ns, self.last_stamp_ns = ts_ns, stamp_ns
         if not self.start_seen_ns:
             self.start_seen_ns, self.start_stamp_ns = ts_ns, stamp_ns
+
+    def holds(self, held: Mapping[str, tuple[Prefix, ...]]) -> bool:
+        """Whether its bindings of each kind named are these."""
+        return all(
+            [b.prefix for b in self.bindings if b.kind == kind] == [*prefixes]
+            for kind, prefixes in held.items()
+        )
 
     def _row(self, slice_ns: int, slice_end: int, end_min: int, end_max: int, reason: str) -> Row:
         return {
@@ -175,11 +188,12 @@ class Session:
 
     def write_open(self, out: Versions, at_ns: int) -> None:
         """The current slice as it stands; slices before it once this proof covers them."""
-        for slice_ns, end_ns, up, down in self.unproven:
-            if self.proof_ns >= end_ns:
-                row = self._row(slice_ns, end_ns, end_ns, end_ns, "")
-                out.add("session", {**row, "up_octets": up, "down_octets": down}, at_ns)
-        self.unproven = [part for part in self.unproven if part[1] > self.proof_ns]
+        if self.unproven:
+            for slice_ns, end_ns, up, down in self.unproven:
+                if self.proof_ns >= end_ns:
+                    row = self._row(slice_ns, end_ns, end_ns, end_ns, "")
+                    out.add("session", {**row, "up_octets": up, "down_octets": down}, at_ns)
+            self.unproven = [part for part in self.unproven if part[1] > self.proof_ns]
         proof = max(self.slice_ns, self.proof_ns)
         known = self.row_id if self.row_slice_ns == self.slice_ns else b""
         row = self._row(self.slice_ns, 0, proof, 0, "")
@@ -246,6 +260,7 @@ class Session:
         out: dict[str, object] = {name: getattr(self, name) for name in _PLAIN}
         out["session_id"] = self.session_id.hex()
         out["row_id"] = self.row_id.hex()
+        out["seen"] = self.seen.to_json() if self.seen else []
         out["bindings"] = [
             [b.kind, b.address.hex(), b.prefix_len, b.from_ns, b.slice_ns, b.certainty, b.source]
             for b in self.bindings
@@ -258,6 +273,7 @@ class Session:
         values = {name: data[name] for name in _PLAIN if name in data}
         values["session_id"] = bytes.fromhex(data["session_id"])
         values["row_id"] = bytes.fromhex(data["row_id"])
+        values["seen"] = Seen.from_json(data["seen"]) if data["seen"] else None
         values["bindings"] = [
             Binding(kind, bytes.fromhex(base), *rest) for kind, base, *rest in data["bindings"]
         ]
@@ -267,5 +283,5 @@ class Session:
 _PLAIN: Final = tuple(
     f.name
     for f in fields(Session)
-    if f.name not in ("session_id", "row_id", "bindings", "timer_ns")
+    if f.name not in ("session_id", "row_id", "bindings", "seen", "settled", "timer_ns")
 )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 from collections import OrderedDict
 from collections.abc import Iterator
-from enum import Enum
+from enum import StrEnum
 from typing import Any, Final
 
 from collector.track.losses import Losses
@@ -45,7 +45,7 @@ IPoE, within which a DHCP client repeats itself (RFC 2131 section 4.1: up to 64 
 _NOBODY: Final = ("", 0, "")
 
 
-class Known(Enum):
+class Known(StrEnum):
     """What is known of the session an event names."""
 
     NONE = "none"
@@ -113,6 +113,7 @@ class SessionTable:
         """Adds an open session, which may have been an ended one."""
         key = session.key
         self._ended.pop(key, None)
+        session.settled = None
         self._open[key] = session
         self.nas[session.nas].open[key] = None
 
@@ -141,8 +142,9 @@ class SessionTable:
 
     def bind(self, session: Session, held: Held, at: int, said: Said) -> None:
         """Compares what is said to be held with what was; each kind of address for itself."""
+        session.settled = None
         for kind, prefixes in held.items():
-            if [b.prefix for b in session.bindings if b.kind == kind] == [*prefixes]:
+            if session.holds({kind: prefixes}):
                 continue
             self.bindings.drop_others(session, kind, prefixes, at, said.ts_ns)
             for prefix in prefixes:

@@ -20,11 +20,11 @@ from collector.track.losses import Losses
 from collector.track.pppoe_rules import PppoeRules
 from collector.track.session_bindings import BindingChange
 from collector.track.session_config import SessionsConfig
-from collector.track.session_facts import fingerprint, same
 from collector.track.session_grants import Grants
 from collector.track.session_nas import nas_name
 from collector.track.session_requests import Requests
 from collector.track.session_rules import SessionRules
+from collector.track.session_seen import Seen
 from collector.track.session_state import Prefix
 from collector.track.session_table import Known, SessionTable
 from collector.track.versions import Columns, Versions
@@ -152,21 +152,20 @@ class Sessions:
         at = nas.clock.event_ns(event.ts_ns, delay, event.event_s)
         if event.status in (radius.ON, radius.OFF):
             return self._rules.reboot(nas, event, at)
-        if event.status not in (radius.START, radius.STOP, radius.INTERIM):
-            return False
-        if not event.session_id:
+        session_id = event.profile.session_id
+        if event.status not in (radius.START, radius.STOP, radius.INTERIM) or not session_id:
             return False
         # An event from before the reboot that was sent after it belongs to the epoch before.
         epoch = nas.epoch if at >= nas.on_ns else nas.epoch - 1
-        key = (name, epoch, event.session_id)
+        key = (name, epoch, session_id)
         known, session = self._table.known(key)
         if event.verified == radius.BAD and (
             event.status == radius.STOP or known is not Known.NONE
         ):
             return self._rules.ignore("bad")
         nas.quiet = False
-        seen = [event.status, at, fingerprint(event)]
-        if session is not None and same(session.seen, seen):
+        seen = Seen(event.status, at, event)
+        if session is not None and session.seen and session.seen.same(seen):
             self._requests.expect_ack(event, key)
             return self._rules.ignore("duplicates")
         done = self._rules.apply(event, at, key, known, session)

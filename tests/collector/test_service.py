@@ -24,6 +24,7 @@ from collector.journal import JournalError, JournalFullError
 from collector.keeper import RestartNeeded
 from collector.parse import radius
 from collector.parse.radius import Accounting
+from collector.parse.radius_attributes import Profile
 from collector.report import publish, stages
 from collector.service import Collector
 from collector.spool import SpoolError, SpoolFullError
@@ -97,9 +98,7 @@ def accounting(status: int, octets: int = 0, address: str = "10.0.0.2") -> Accou
         transport=at.to_bytes(16, "big"),
         verified=radius.VERIFIED,
         status=status,
-        session_id="s1",
-        user_name="secret-user",
-        framed_ipv4=pack(address),
+        profile=Profile("s1", "secret-user", framed_ipv4=pack(address)),
         up=octets,
         down=octets,
     )
@@ -387,7 +386,8 @@ def test_an_address_has_its_counters_before_its_first_packet(make: Make, lab: Ro
     wanted = {f"10.0.200.{n}" for n in range(100)}
     for number, address in enumerate(sorted(wanted) + ["203.0.113.7"]):  # which is nobody's here
         event = accounting(radius.START, address=address)
-        running._record(control_event(replace(event, session_id=f"s{number}")))
+        profile = replace(event.profile, session_id=f"s{number}")
+        running._record(control_event(replace(event, profile=profile)))
     assert wanted <= counted(running) and "203.0.113.7" not in counted(running)
     run("nft", "delete", "table", "inet", "tally")
     running._check_at = running._tick_at = 0

@@ -47,7 +47,7 @@ class Reader:
         for kind, payload in self.files.read(10_000):
             self.trackers.apply(kind, json.loads(json.dumps(payload)), 0)
             if payload["event"]:
-                found.append(payload["event"]["session_id"])
+                found.append(payload["event"]["profile"]["session_id"])
         counts = self.files.counts
         assert counts["seen"] == counts["recorded"] + counts["ignored"] + counts["lost"]
         return found
@@ -238,9 +238,10 @@ def test_what_freeradius_writes(tmp_path: Path) -> None:
         place.stop()
         reader.files.stop()
     start, stop = found
-    assert (start.session_id, start.user_name, start.calling) == ("s1", 'li"ne\\7', "02-00-07")
+    line = start.profile
+    assert (line.session_id, line.user_name, line.calling) == ("s1", 'li"ne\\7', "02-00-07")
     assert (stop.up, stop.down, stop.terminate_cause) == (5, 1 << 32 | 7, 1)
-    assert stop.delegated_prefixes[0][1] == 56
+    assert stop.profile.delegated_prefixes[0][1] == 56
     assert abs(stop.ts_ns - time.time_ns()) < 120 * 10**9
     assert reader.files.counts["malformed"] == 0
 

@@ -39,15 +39,15 @@ FULL = rb"""Sat Nov 28 12:00:00 2026
 def test_every_attribute_that_is_read() -> None:
     event = parse(FULL.rstrip(b"\n"))
     assert event is not None
-    assert (event.status, event.session_id) == (radius.INTERIM, 's"1\\x')
-    assert (event.user_name, event.nas_identifier) == ("line7@isp.example", "bng-1")
-    assert event.client == event.nas_address == pack("192.0.2.1")
-    assert event.framed_ipv4 == pack("100.64.0.7")
-    assert event.delegated_prefixes == ((pack("2001:db8:aa00::"), 56),)
-    assert event.framed_ipv6 == ((pack("2001:db8::7"), 128),)
+    assert (event.status, event.profile.session_id) == (radius.INTERIM, 's"1\\x')
+    assert (event.profile.user_name, event.profile.nas_identifier) == ("line7@isp.example", "bng-1")
+    assert event.client == event.profile.nas_address == pack("192.0.2.1")
+    assert event.profile.framed_ipv4 == pack("100.64.0.7")
+    assert event.profile.delegated_prefixes == ((pack("2001:db8:aa00::"), 56),)
+    assert event.profile.framed_ipv6 == ((pack("2001:db8::7"), 128),)
     assert (event.up, event.down, event.gigawords) == (1 << 32 | 5, 9, True)
     assert (event.session_s, event.delay_s, event.terminate_cause) == (60, 3, 2)
-    assert (event.klass, event.calling) == ("0xff00", "lé")
+    assert (event.profile.klass, event.profile.calling) == ("0xff00", "lé")
     assert (event.ts_ns, event.verified) == (1_800_000_000 * 10**9, "unverified")
     assert "never-kept" not in repr(event)
 

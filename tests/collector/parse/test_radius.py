@@ -86,19 +86,23 @@ def test_every_attribute_that_is_read() -> None:
     event = accounting(FULL, secrets={NAS: SECRET})
     assert event.status == radius.STOP
     assert event.verified == radius.VERIFIED
-    assert event.user_name == "line7@isp.example"
-    assert event.session_id == "0000A1"
-    assert event.nas_address == pack("192.0.2.9")
-    assert event.nas_identifier == "bng-1"
-    assert (event.nas_port, event.nas_port_id) == (17, "ge-0/0/1:100")
-    assert event.framed_ipv4 == pack("100.64.0.7")
-    assert event.framed_prefixes == ((pack("2001:db8:1:2::"), 64),)
-    assert event.delegated_prefixes == ((pack("2001:db8:ab00:1100::"), 56),)
-    assert event.framed_ipv6 == ((pack("2001:db8:1:2::5"), 128),)
+    assert event.profile.user_name == "line7@isp.example"
+    assert event.profile.session_id == "0000A1"
+    assert event.profile.nas_address == pack("192.0.2.9")
+    assert event.profile.nas_identifier == "bng-1"
+    assert (event.profile.nas_port, event.profile.nas_port_id) == (17, "ge-0/0/1:100")
+    assert event.profile.framed_ipv4 == pack("100.64.0.7")
+    assert event.profile.framed_prefixes == ((pack("2001:db8:1:2::"), 64),)
+    assert event.profile.delegated_prefixes == ((pack("2001:db8:ab00:1100::"), 56),)
+    assert event.profile.framed_ipv6 == ((pack("2001:db8:1:2::5"), 128),)
     assert (event.up, event.down, event.gigawords) == (1 << 32 | 5, 2 << 32 | 9, True)
     assert (event.session_s, event.event_s, event.delay_s) == (3600, 1_700_000_000, 3)
-    assert (event.terminate_cause, event.cui, event.klass) == (10, "cui-42", "0xff00")
-    assert (event.calling, event.called) == ("02-00-00-00-00-07", "bng")
+    assert (event.terminate_cause, event.profile.cui, event.profile.klass) == (
+        10,
+        "cui-42",
+        "0xff00",
+    )
+    assert (event.profile.calling, event.profile.called) == ("02-00-00-00-00-07", "bng")
     assert event.rejected == 0
 
 
@@ -171,12 +175,12 @@ def test_impossible_attribute_length_rejects_the_packet(size: int) -> None:
 )
 def test_bad_prefix_rejects_the_attribute_only(value: bytes) -> None:
     event = accounting(request(number(40, 3), attribute(97, value), attribute(44, b"s")))
-    assert (event.framed_prefixes, event.rejected, event.session_id) == ((), 1, "s")
+    assert (event.profile.framed_prefixes, event.rejected, event.profile.session_id) == ((), 1, "s")
 
 
 def test_addresses_that_name_none() -> None:
     for value in (b"\xff\xff\xff\xff", b"\xff\xff\xff\xfe", bytes(4)):
-        assert accounting(request(number(40, 1), attribute(8, value))).framed_ipv4 is None
+        assert accounting(request(number(40, 1), attribute(8, value))).profile.framed_ipv4 is None
 
 
 def test_other_codes_are_not_ours_and_status_is_needed() -> None:
@@ -247,11 +251,15 @@ def test_packets_of_radclient(server: tuple[int, list[tuple[bytes, tuple[str, in
     data, (host, sport) = got[0]
     event = radius.parse(packet(data, pack(host), sport), {pack(host): SECRET})
     assert isinstance(event, Accounting)
-    assert (event.verified, event.status, event.session_id) == ("verified", radius.INTERIM, "r1")
-    assert event.framed_ipv4 == pack("100.64.0.9")
-    assert event.delegated_prefixes == ((pack("2001:db8:aa00::"), 56),)
+    assert (event.verified, event.status, event.profile.session_id) == (
+        "verified",
+        radius.INTERIM,
+        "r1",
+    )
+    assert event.profile.framed_ipv4 == pack("100.64.0.9")
+    assert event.profile.delegated_prefixes == ((pack("2001:db8:aa00::"), 56),)
     assert (event.up, event.down) == (1000, 1 << 32 | 2000)
-    assert (event.nas_port_id, event.event_s) == ("eth 1/2", 1_700_000_000)
+    assert (event.profile.nas_port_id, event.event_s) == ("eth 1/2", 1_700_000_000)
 
 
 def test_captures_agree_with_tshark() -> None:
@@ -276,8 +284,8 @@ def test_captures_agree_with_tshark() -> None:
                 continue
             compared += 1
             assert str(event.status) == line["Acct-Status-Type"]
-            assert event.session_id == line["Acct-Session-Id"]
-            assert event.user_name == line["User-Name"]
+            assert event.profile.session_id == line["Acct-Session-Id"]
+            assert event.profile.user_name == line["User-Name"]
             octets = [int(line.get(f"Acct-{way}put-Octets", 0)) for way in ("In", "Out")]
             giga = [int(line.get(f"Acct-{way}put-Gigawords", 0)) for way in ("In", "Out")]
             assert [event.up or 0, event.down or 0] == [

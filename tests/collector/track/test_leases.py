@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from collector.parse.lease import FOREVER_S, Lease
 from collector.parse.pppoe import Ppp
 from collector.parse.radius import INTERIM, START, STOP, Access, Disconnect
+from collector.parse.radius_attributes import with_profile
 from collector.track.sessions import EVENTS, SessionEvent, Sessions, SessionsConfig
 from tests.collector.track.test_sessions import (
     DAY,
@@ -204,14 +205,14 @@ def test_pppoe_beside_accounting_is_withdrawn() -> None:
 
 
 def accept(at: float, **fields: Any) -> Access:
-    values = {
+    values: dict[str, Any] = {
         "verified": "verified",
         "user_name": "line7@isp.example",
         "nas_identifier": "bng-1",
         "nas_port_id": "ge-0/0/1:100",
         "delegated_prefixes": (PD,),
     } | fields
-    return Access(NOON + round(at * SECOND), NAS, SERVER, **values)
+    return Access(NOON + round(at * SECOND), NAS, SERVER, **with_profile(values))
 
 
 def test_a_prefix_is_learned_from_the_accept() -> None:
@@ -239,7 +240,7 @@ def test_an_accept_for_an_open_session_adds_to_it() -> None:
 
 def disconnect(at: float, **fields: Any) -> Disconnect:
     values = {"verified": "verified", "session_id": "s1", "nas_identifier": "bng-1"} | fields
-    return Disconnect(NOON + round(at * SECOND), NAS, SERVER, **values)
+    return Disconnect(NOON + round(at * SECOND), NAS, SERVER, **with_profile(values))
 
 
 def test_a_disconnect_bounds_a_session_whose_stop_is_lost() -> None:

@@ -56,9 +56,13 @@ def test_an_accept_is_told_with_whose_it_is() -> None:
     found = give(pairs, accept, False, 5)
     assert isinstance(found, Access)
     assert (found.client, found.server, found.verified) == (NAS, SERVER, "verified")
-    assert (found.user_name, found.nas_port_id, found.cui) == ("line7@isp", "ge-0/1", "cui-7")
-    assert found.delegated_prefixes == ((pack("2001:db8:ab00:1100::"), 56),)
-    assert found.timeout_s == 3600
+    assert (found.profile.user_name, found.profile.nas_port_id, found.profile.cui) == (
+        "line7@isp",
+        "ge-0/1",
+        "cui-7",
+    )
+    assert found.profile.delegated_prefixes == ((pack("2001:db8:ab00:1100::"), 56),)
+    assert found.profile.timeout_s == 3600
     assert "never-kept" not in repr(found)
     assert RANDOM.hex() not in repr(found.to_json())
     assert give(pairs, accept, False, 6) is None  # a second copy has nothing new
@@ -93,7 +97,11 @@ def test_a_disconnect_names_the_session_of_its_request() -> None:
     assert give(pairs, request, False, port=3799) is None
     found = give(pairs, answer(41, b"", request), True, 9, port=3799)
     assert isinstance(found, Disconnect)
-    assert (found.client, found.session_id, found.nas_identifier) == (NAS, "s1", "bng-1")
+    assert (found.client, found.profile.session_id, found.profile.nas_identifier) == (
+        NAS,
+        "s1",
+        "bng-1",
+    )
     assert found.verified == "verified"
 
 

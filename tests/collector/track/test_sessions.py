@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from collector.parse import ip, radius
 from collector.parse.ip import Packet
 from collector.parse.radius import INTERIM, OFF, ON, START, STOP, Accounting, AccountingAck
+from collector.parse.radius_attributes import with_profile
 from collector.track.nastime import NasClock
 from collector.track.sessions import BindingChange, Sessions, SessionsConfig
 from collector.wire.addr import pack
@@ -56,7 +57,7 @@ def event(at: float, status: int, session: str = "s1", **fields: Any) -> Account
         "nas_port_id": "ge-0/0/1:100",
     } | fields
     key = hashlib.blake2b(repr(sorted(values.items())).encode(), digest_size=16).digest()
-    return Accounting(**{"transport": key} | values)
+    return Accounting(**with_profile({"transport": key} | values))
 
 
 def rows_of(sessions: Sessions) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

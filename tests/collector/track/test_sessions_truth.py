@@ -88,11 +88,11 @@ def delivered(
     for each in sent:
         is_lost = rng.random() < loss
         if each.status != STOP and is_lost:
-            lost[each.session_id] = lost.get(each.session_id, 0) + 1
-            is_lost = lost[each.session_id] <= in_a_row
+            lost[each.profile.session_id] = lost.get(each.profile.session_id, 0) + 1
+            is_lost = lost[each.profile.session_id] <= in_a_row
         if is_lost:
             continue
-        lost[each.session_id] = 0
+        lost[each.profile.session_id] = 0
         for copy in range(2 if rng.random() < twice else 1):
             late = rng.randrange(REORDER_S) if rng.random() < 0.3 or copy else 0
             key = bytes((late,)) + each.transport[1:]
@@ -100,7 +100,7 @@ def delivered(
                 each, ts_ns=each.ts_ns + late * SECOND, delay_s=late or None, transport=key
             )
             found.append(arrived)
-    return sorted(found, key=lambda each: (each.ts_ns, each.session_id, each.status))
+    return sorted(found, key=lambda each: (each.ts_ns, each.profile.session_id, each.status))
 
 
 @settings(max_examples=200, deadline=None)

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from collector.journal import MAX_EVENT_BYTES
 from collector.parse import radius
 from collector.parse.radius import Accounting, AccountingAck
+from collector.parse.radius_attributes import Profile
 from collector.parse.sip import SipEvent
 from collector.track.journal_events import (
     MAX_SPLIT_ADDRESSES,
@@ -54,10 +55,7 @@ def accounting(at_ns: int, status: int, who: int, octets: int = 0) -> Accounting
         transport=at_ns.to_bytes(16, "big"),
         verified=radius.VERIFIED,
         status=status,
-        session_id=f"s{who}",
-        user_name=f"line-{who}",
-        nas_identifier="bng",
-        framed_ipv4=SUBSCRIBERS[who],
+        profile=Profile(f"s{who}", f"line-{who}", "bng", framed_ipv4=SUBSCRIBERS[who]),
         up=octets,
         down=octets * 7,
     )
