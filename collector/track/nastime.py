@@ -29,6 +29,8 @@ class NasClock:
     """
 
     samples: list[int] = field(default_factory=list)
+    least: int = 0
+    """The least of them; 0 without any."""
 
     def event_ns(self, ts_ns: int, delay_s: int | None, event_s: int | None) -> int:
         """Epoch nanoseconds of the event; learns from it."""
@@ -37,8 +39,8 @@ class NasClock:
             return at
         stamp = event_s * SECOND_NS
         if not delay_s:
-            self.samples = [*self.samples[1 - SAMPLES :], ts_ns - stamp]
-        least = min(self.samples, default=0)
+            self._learn(ts_ns - stamp)
+        least = self.least
         if not -MAX_SKEW_NS <= least <= 2 * SECOND_NS:
             return at
         # The event lies in [stamp, stamp + 1 s) of the NAS's clock. Whether a least sample under
@@ -47,12 +49,23 @@ class NasClock:
         lag = max(0, least - SECOND_NS) if delay_s else max(0, least)
         low = stamp + min(0, least)
         high = stamp + SECOND_NS - 1 + lag
+        if low <= at <= high:
+            return at
         bounded = min(max(at, low), high)
         return bounded if abs(bounded - at) <= MAX_CORRECTION_NS else at
+
+    def _learn(self, sample: int) -> None:
+        gone = self.samples.pop(0) if len(self.samples) >= SAMPLES else None
+        self.samples.append(sample)
+        if sample <= self.least:
+            self.least = sample
+        elif gone == self.least or len(self.samples) == 1:
+            self.least = min(self.samples)
 
     def to_json(self) -> list[int]:
         return self.samples
 
     @classmethod
     def from_json(cls, data: Any) -> NasClock:
-        return cls([int(sample) for sample in data])
+        samples = [int(sample) for sample in data]
+        return cls(samples, min(samples, default=0))

@@ -78,30 +78,26 @@ def add_octets(
     """
     resets = 0
     up, down = directions(event, swapped)
-    if up is not None:
-        grown, is_reset = _grown(session.raw_up, up, session, event, at, line_speed_bps)
-        if grown >= 0:
-            session.up, session.raw_up = min(session.up + grown, _MAX_OCTETS), up
+    elapsed = max(at - session.proof_ns, SECOND_NS)
+    may_wrap = 0 if event.gigawords else line_speed_bps * elapsed // (8 * SECOND_NS)
+    if up is not None and (up >= session.raw_up or at >= session.proof_ns):
+        grown, is_reset = _grown(session.raw_up, up, may_wrap)
+        session.up, session.raw_up = min(session.up + grown, _MAX_OCTETS), up
         resets += is_reset
-    if down is not None:
-        grown, is_reset = _grown(session.raw_down, down, session, event, at, line_speed_bps)
-        if grown >= 0:
-            session.down, session.raw_down = min(session.down + grown, _MAX_OCTETS), down
+    if down is not None and (down >= session.raw_down or at >= session.proof_ns):
+        grown, is_reset = _grown(session.raw_down, down, may_wrap)
+        session.down, session.raw_down = min(session.down + grown, _MAX_OCTETS), down
         resets += is_reset
     if resets:
         session.flags |= SESSION_COUNTERS_DISAGREE
     return resets
 
 
-def _grown(
-    before: int, value: int, session: Session, event: Accounting, at: int, line_speed_bps: int
-) -> tuple[int, bool]:
-    """What a counter grew by, and whether it restarted; below 0 where the report came too late."""
+def _grown(before: int, value: int, may_wrap: int) -> tuple[int, bool]:
+    """Octets that a counter grew by, and whether it restarted; `may_wrap` are as many as one that
+    wrapped can have grown by."""
     grown = value - before
-    if grown >= 0 or at < session.proof_ns:
+    if grown >= 0:
         return grown, False
     wrapped = grown % (1 << 32)
-    elapsed = max(at - session.proof_ns, SECOND_NS)
-    if not event.gigawords and wrapped * 8 * SECOND_NS <= line_speed_bps * elapsed:
-        return wrapped, False
-    return value, True
+    return (wrapped, False) if wrapped <= may_wrap else (value, True)

@@ -30,17 +30,20 @@ class Nas:
     interval_ns: int = 0
     gaps: int = 0
     open: dict[tuple[str, int, str], None] = field(default_factory=dict)
+    learned_ns: int = field(init=False)
+    """The learned interval; 0 while too little was seen."""
+
+    def __post_init__(self) -> None:
+        enough = self.gaps >= MIN_GAPS
+        self.learned_ns = max(self.interval_ns, MIN_INTERVAL_NS) if enough else 0
 
     def learn_interval(self, gap_ns: int) -> None:
         """The longest gap counts: a lost report makes it longer, never unsafe."""
         if 2 * SECOND_NS < gap_ns <= MAX_INTERVAL_NS:
             self.gaps += 1
-            self.interval_ns = max(self.interval_ns, gap_ns)
-
-    @property
-    def learned_ns(self) -> int:
-        """The learned interval; 0 while too little was seen."""
-        return max(self.interval_ns, MIN_INTERVAL_NS) if self.gaps >= MIN_GAPS else 0
+            if gap_ns > self.interval_ns or not self.learned_ns:
+                self.interval_ns = max(self.interval_ns, gap_ns)
+                self.__post_init__()
 
 
 class NasTable:

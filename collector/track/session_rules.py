@@ -20,7 +20,15 @@ from collector.track.session_grants import Grants
 from collector.track.session_index import port_key
 from collector.track.session_nas import Nas
 from collector.track.session_seen import SAME_NS
-from collector.track.session_state import ACCOUNTING, DERIVED, STATED, Key, Session, slice_of
+from collector.track.session_state import (
+    ACCOUNTING,
+    DERIVED,
+    STATED,
+    Key,
+    Session,
+    next_midnight,
+    slice_of,
+)
 from collector.track.session_table import Known, SessionTable
 from collector.track.versions import Versions
 from collector.wire.records import SESSION_COUNTERS_DISAGREE, record_id
@@ -82,7 +90,8 @@ class SessionRules:
             return self.ignore("late")
         reason = "accounting-on" if event.status == radius.ON else "accounting-off"
         for key in sorted(nas.open):
-            self._table.infer(self._table.opened(key), at, reason, event.ts_ns)
+            if (session := self._table.opens(key)) is not None:
+                self._table.infer(session, at, reason, event.ts_ns)
         if event.status == radius.ON:
             nas.epoch += 1
             nas.on_ns = at
@@ -214,8 +223,14 @@ class SessionRules:
         session.write_open(self._out, event.ts_ns)
         if not is_settled:
             self._bind(session, event, at)
-            session.settled = event.profile if session.holds(held_by(event.profile)) else None
-        self._table.arm(session)
+            if (
+                session.holds(held_by(event.profile))
+                and session.nas not in self._config.swap_octets
+            ):
+                session.settled = event.profile
+        # A timer that waits for silence waits longer now; it looks for itself when it runs.
+        if not is_settled or session.timer_ns >= next_midnight(session.slice_ns):
+            self._table.arm(session)
         return True
 
     def _bind(self, session: Session, event: Accounting, at: int) -> None:

@@ -125,13 +125,15 @@ class Session:
     """(slice start, slice end, up, down) of slices closed at a midnight without later proof."""
     bindings: list[Binding] = field(default_factory=list)
     row_id: bytes = b""
+    row: list[Any] | None = None
+    """The version that `write_open` last made, of which the next may be made."""
     row_slice_ns: int = -1
     """The slice that `write_open` last made `row_id` of."""
     timer_ns: int = 0
+    key: Key = field(init=False)
 
-    @property
-    def key(self) -> Key:
-        return self.nas, self.epoch, self.acct_session_id
+    def __post_init__(self) -> None:
+        self.key = (self.nas, self.epoch, self.acct_session_id)
 
     @classmethod
     def begun(cls, key: Key, at: int, origin: str) -> Session:
@@ -198,6 +200,7 @@ class Session:
         known = self.row_id if self.row_slice_ns == self.slice_ns else b""
         row = self._row(self.slice_ns, 0, proof, 0, "")
         self.row_id, self.row_slice_ns = out.add("session", row, at_ns, known), self.slice_ns
+        self.row = out.newest(self.row_id)
 
     def write_closed(self, out: Versions, at_ns: int) -> None:
         """The slices that the end, already in `end_ns`, closes or withdraws."""
@@ -206,6 +209,7 @@ class Session:
             end_max = max(end_ns, self.end_max_ns) if self.end_max_ns else 0
             row = self._row(slice_ns, end_ns, end_ns, end_max, self.end_reason)
             self.row_id, self.row_slice_ns = out.add("session", row, at_ns), -1
+        self.row = None
         closed = parts[-1][0]
         for slice_ns, end_ns, up, down in self.unproven:
             if slice_ns < closed:
@@ -283,5 +287,6 @@ class Session:
 _PLAIN: Final = tuple(
     f.name
     for f in fields(Session)
-    if f.name not in ("session_id", "row_id", "bindings", "seen", "settled", "timer_ns")
+    if f.name
+    not in ("session_id", "row_id", "bindings", "seen", "settled", "row", "timer_ns", "key")
 )

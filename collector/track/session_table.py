@@ -81,9 +81,9 @@ class SessionTable:
         """The session of that key, open or lately ended."""
         return self._open.get(key) or self._ended.get(key)
 
-    def opened(self, key: Key) -> Session:
-        """The open session of that key; raises KeyError where it is not open."""
-        return self._open[key]
+    def opens(self, key: Key) -> Session | None:
+        """The open session of that key."""
+        return self._open.get(key)
 
     def known(self, key: Key) -> tuple[Known, Session | None]:
         """What is known of a key, and its session where there is one."""
@@ -236,8 +236,10 @@ class SessionTable:
 
     def arm(self, session: Session) -> None:
         """Sets the timer to the next midnight or to when silence will count as the end."""
+        self._set(session, self._silence(session)[0])
+
+    def _set(self, session: Session, silent: int) -> None:
         due = next_midnight(session.slice_ns)
-        silent, _, _ = self._silence(session)
         if silent:
             due = min(due, silent)
         if not session.timer_ns or due < session.timer_ns:
@@ -257,8 +259,9 @@ class SessionTable:
                 self.infer(session, end_max, why, due)
             else:
                 session.roll(self._out, due)
-                self.arm(session)
-        self._mark(now_ns)
+                self._set(session, silent)
+        if self._unmarked:
+            self._mark(now_ns)
 
     def _silence(self, session: Session) -> tuple[int, int, str]:
         """When a silent session counts as ended, its latest end, and why; 0 where nothing says so.
@@ -274,6 +277,8 @@ class SessionTable:
         found = []
         if interval and session.origin == ACCOUNTING:
             stale = heard + interval * STALE_FACTOR_HALVES // 2
+            if not session.timeout_ns and session.ending_ns <= session.proof_ns:
+                return stale, stale, "stale"
             found.append((stale, stale, "stale"))
         if session.timeout_ns:
             limit = session.start_ns + session.timeout_ns
@@ -287,7 +292,7 @@ class SessionTable:
 
     def _mark(self, at_ns: int) -> None:
         """Flags what is open when the first event after the restart comes, once."""
-        if self._unmarked and at_ns >= self._restart_ns:
+        if at_ns >= self._restart_ns:
             self._unmarked = False
             for session in self._open.values():
                 session.flags |= SESSION_OPEN_ACROSS_RESTART

@@ -22,6 +22,7 @@ from collector.track.session_bindings import BindingChange
 from collector.track.session_config import SessionsConfig
 from collector.track.session_grants import Grants
 from collector.track.session_nas import nas_name
+from collector.track.session_reports import goes_on
 from collector.track.session_requests import Requests
 from collector.track.session_rules import SessionRules
 from collector.track.session_seen import Seen
@@ -118,7 +119,7 @@ class Sessions:
         if session is None:
             return self._rules.ignore("orphan_acks")
         session.acked = 1
-        self._out.amend(session.row_id, "acked", 1)
+        self._out.amend("session", session.row_id, "acked", 1)
         self.counts["acked"] += 1
         return True
 
@@ -142,7 +143,6 @@ class Sessions:
         """Deduplicates and dispatches a request; None where it was lost to a full table."""
         if self._requests.repeated(event):
             return self._rules.ignore("retransmissions")
-        self._table.trim(event.ts_ns)
         name = nas_name(event)
         nas = self._table.nas.obtain(name)
         if nas is None:
@@ -158,6 +158,13 @@ class Sessions:
         # An event from before the reboot that was sent after it belongs to the epoch before.
         epoch = nas.epoch if at >= nas.on_ns else nas.epoch - 1
         key = (name, epoch, session_id)
+        session = self._table.opens(key)
+        if session is not None and goes_on(session, event, at, nas, self._out):
+            nas.quiet = False
+            self._table.prove(session, at)
+            self._requests.expect_ack(event, key)
+            return True
+        self._table.trim(event.ts_ns)
         known, session = self._table.known(key)
         if event.verified == radius.BAD and (
             event.status == radius.STOP or known is not Known.NONE
