@@ -201,7 +201,7 @@ class Calls:
     def snapshot(self) -> dict[str, object]:
         """JSON-able state: everything that a message after it may depend on."""
         return {
-            "version": 2,
+            "version": 3,
             **self._table.snapshot(),
             **self._order.snapshot(),
             "rows": self._out.snapshot(),
@@ -214,7 +214,7 @@ class Calls:
 
         Raises ValueError, KeyError or TypeError where the snapshot is not of this version.
         """
-        if snapshot["version"] != 2:
+        if snapshot["version"] != 3:
             raise ValueError("unknown snapshot version")
         self._out.restore(snapshot["rows"])
         self.counts.update(snapshot["counts"])

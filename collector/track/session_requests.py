@@ -1,13 +1,13 @@
 """Accounting requests seen lately: turns a packet into "seen before", an answer into its session.
 
-Both memories are bounded by `max_requests`, the first also by time: RFC 5080 section 2.2.1 ends
-retransmission after 30 s.
+Both memories are bounded by `max_requests` and by time: RFC 5080 section 2.2.1 ends retransmission
+after 30 s.
 """
 
 from __future__ import annotations
 
 import struct
-from collections import OrderedDict, deque
+from collections import deque
 from typing import Any, Final
 
 from collector.parse.radius import Accounting, AccountingAck
@@ -25,7 +25,10 @@ class Requests:
         self._request_ns = request_ns
         self._seen: set[bytes] = set()
         self._order: deque[tuple[int, bytes]] = deque()
-        self._unacked: OrderedDict[bytes, Key] = OrderedDict()
+        self._unacked: dict[bytes, Key] = {}
+        self._before: dict[bytes, Key] = {}
+        """Those of the time before `_since_ns`, as long again."""
+        self._since_ns = 0
 
     def repeated(self, event: Accounting) -> bool:
         """Whether the same packet was seen already; remembers it otherwise."""
@@ -40,31 +43,35 @@ class Requests:
 
     def expect_ack(self, event: Accounting, key: Key) -> None:
         """The answer to this request will be about that session."""
+        if (
+            event.ts_ns - self._since_ns > self._request_ns
+            or len(self._unacked) >= self._max_requests
+        ):
+            self._unacked, self._before, self._since_ns = {}, self._unacked, event.ts_ns
         self._unacked[_NAMED.pack(event.client, event.client_port, event.identifier)] = key
-        if len(self._unacked) > self._max_requests:
-            self._unacked.popitem(last=False)
 
     def answered(self, ack: AccountingAck) -> Key | None:
         """The session whose request this answers, once; None where no request is known."""
-        return self._unacked.pop(_NAMED.pack(ack.client, ack.client_port, ack.identifier), None)
+        name = _NAMED.pack(ack.client, ack.client_port, ack.identifier)
+        return self._unacked.pop(name, self._before.pop(name, None))
 
     def snapshot(self) -> dict[str, object]:
         """JSON-able state, bytes as hex."""
         return {
             "requests": [[ident.hex(), at] for at, ident in self._order],
             "unacked": [
-                [client.hex(), port, ident, list(key)]
-                for (client, port, ident), key in (
-                    (_NAMED.unpack(name), key) for name, key in self._unacked.items()
-                )
+                [[name.hex(), list(key)] for name, key in each.items()]
+                for each in (self._unacked, self._before)
             ],
+            "unacked_since_ns": self._since_ns,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Takes over what `snapshot` wrote."""
         self._order = deque((at, bytes.fromhex(ident)) for ident, at in state["requests"])
         self._seen = {ident for _, ident in self._order}
-        self._unacked = OrderedDict(
-            (_NAMED.pack(bytes.fromhex(client), port, ident), (key[0], key[1], key[2]))
-            for client, port, ident, key in state["unacked"]
+        self._unacked, self._before = (
+            {bytes.fromhex(name): (key[0], key[1], key[2]) for name, key in each}
+            for each in state["unacked"]
         )
+        self._since_ns = state["unacked_since_ns"]

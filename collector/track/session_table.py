@@ -70,6 +70,8 @@ class SessionTable:
         self._ended: OrderedDict[Key, Session] = OrderedDict()
         self._index = SessionIndex()
         self._timers: list[tuple[int, Key]] = []
+        self._trim_ns = 0
+        """When the first of the ended is past its time, at the earliest."""
         self._restart_ns = 0
         self._unmarked = False
 
@@ -112,7 +114,8 @@ class SessionTable:
     def put(self, session: Session) -> None:
         """Adds an open session, which may have been an ended one."""
         key = session.key
-        self._ended.pop(key, None)
+        if self._ended.pop(key, None):
+            self._trim_ns = 0
         session.settled = None
         self._open[key] = session
         self.nas[session.nas].open[key] = None
@@ -223,14 +226,16 @@ class SessionTable:
         self._ended[key] = session
         if len(self._ended) > self._config.max_ended:
             self._ended.popitem(last=False)
+            self._trim_ns = 0
 
     def trim(self, now_ns: int) -> None:
         """Forgets ended sessions that are past their time."""
-        while self._ended:
+        while self._ended and now_ns > self._trim_ns:
             first = next(iter(self._ended.values()))
-            if max(first.end_ns, first.end_max_ns) >= now_ns - self._config.ended_ns:
-                break
-            self._ended.popitem(last=False)
+            self._trim_ns = max(first.end_ns, first.end_max_ns) + self._config.ended_ns
+            if now_ns > self._trim_ns:
+                self._ended.popitem(last=False)
+                self._trim_ns = 0
 
     # Timers
 
@@ -309,7 +314,7 @@ class SessionTable:
     def restore(self, state: dict[str, Any], now_ns: int) -> None:
         """Takes over a snapshot; no session was heard of until `now_ns`."""
         self.nas.restore(state["nas"])
-        self._ended = OrderedDict(_keyed(state["ended"]))
+        self._ended, self._trim_ns = OrderedDict(_keyed(state["ended"])), 0
         self._open = OrderedDict(_keyed(state["open"]))
         self.bindings.restore(state["released"], list(self._open.values()))
         self._index.restore(self._open)

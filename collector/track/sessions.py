@@ -143,6 +143,7 @@ class Sessions:
         """Deduplicates and dispatches a request; None where it was lost to a full table."""
         if self._requests.repeated(event):
             return self._rules.ignore("retransmissions")
+        self._table.trim(event.ts_ns)
         name = nas_name(event)
         nas = self._table.nas.obtain(name)
         if nas is None:
@@ -164,7 +165,6 @@ class Sessions:
             self._table.prove(session, at)
             self._requests.expect_ack(event, key)
             return True
-        self._table.trim(event.ts_ns)
         known, session = self._table.known(key)
         if event.verified == radius.BAD and (
             event.status == radius.STOP or known is not Known.NONE
@@ -186,7 +186,7 @@ class Sessions:
     def snapshot(self) -> dict[str, object]:
         """JSON-able state: everything that an event after it may depend on."""
         return {
-            "version": 1,
+            "version": 2,
             **self._table.snapshot(),
             **self._requests.snapshot(),
             "grants": self._grants.snapshot(),
@@ -200,7 +200,7 @@ class Sessions:
 
         Raises ValueError, KeyError or TypeError where the snapshot is not of this version.
         """
-        if snapshot["version"] != 1:
+        if snapshot["version"] != 2:
             raise ValueError("unknown snapshot version")
         self._out.restore(snapshot["rows"])
         self.counts.update(snapshot["counts"])

@@ -72,6 +72,7 @@ class Versions:
     def again(self, class_name: str, row: list[Any]) -> None:
         """Queues a version made of the last one of its record, with a later `observed_ns`."""
         self._last[row[0]] = row[1]
+        self._last.move_to_end(row[0])
         self._newest[row[0]] = row
         self._pending[class_name].append(row)
 

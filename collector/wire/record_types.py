@@ -54,9 +54,8 @@ def record_id(class_name: str, *parts: bytes | str | int) -> bytes:
 
     Every part is length-prefixed, so ("ab", "c") and ("a", "bc") differ.
     """
-    digest = hashlib.blake2b(digest_size=16, person=class_name.encode()[:16])
+    whole = b""
     for part in parts:
         data = part if isinstance(part, bytes) else str(part).encode()
-        digest.update(len(data).to_bytes(4, "big"))
-        digest.update(data)
-    return digest.digest()
+        whole += len(data).to_bytes(4, "big") + data
+    return hashlib.blake2b(whole, digest_size=16, person=class_name.encode()[:16]).digest()

@@ -20,6 +20,7 @@ from collector.parse import radius
 from collector.parse.ip import Packet
 from collector.parse.ip import parse as parse_ip
 from collector.parse.radius import Accounting, AccountingAck
+from collector.parse.radius_repeats import MAX_LAYOUTS, Repeats
 from collector.parse.reader import ParseError
 from collector.wire.addr import pack
 
@@ -293,3 +294,68 @@ def test_captures_agree_with_tshark() -> None:
             ]
             assert str(event.session_s or 0) == line.get("Acct-Session-Time", "0")
     assert compared == 179
+
+
+def report(session: int, seconds: int, extra: bytes = b"", **numbers_: int) -> bytes:
+    """An interim report, of which `seconds`, octets and `extra` are new each time."""
+    octets = {"up": 42, "down": 43, "up_high": 52, "down_high": 53, "delay": 41, "at": 55}
+    return request(
+        number(40, 3),
+        attribute(44, b"%04x" % session),
+        attribute(1, b"line%d" % session),
+        attribute(26, struct.pack(">I", 9) + b"%08d" % seconds),
+        number(46, seconds),
+        *(number(octets[name], value) for name, value in numbers_.items()),
+        attribute(8, bytes((100, 64, 0, session))),
+        attribute(123, b"\0\x38" + bytes.fromhex("20010db8ab0011")),
+        extra,
+    )
+
+
+def test_a_report_that_repeats_another_is_read_alike() -> None:
+    repeats = Repeats(4)
+    shared = []
+    for seconds in range(600, 6000, 600):
+        for session in (1, 2, 12, 3):
+            data = report(session, seconds, up=seconds, down=7, up_high=session, at=seconds)
+            event = accounting(data, secrets={NAS: SECRET}, repeats=repeats)
+            assert event == accounting(data, secrets={NAS: SECRET})
+            shared.append(event.profile)
+    assert len({id(profile) for profile in shared}) == 4
+    # What differs in more than numbers is read for itself, and so is what is forged.
+    changed = report(1, 9, up=9, down=7, up_high=1, at=9).replace(b"line1", b"lineX")
+    event = accounting(changed, secrets={NAS: SECRET}, repeats=repeats)
+    assert (event.verified, event.profile.user_name) == (radius.BAD, "lineX")
+    assert event.profile.session_id == "0001"
+    assert accounting(changed, secrets={NAS: SECRET}, repeats=repeats) == event
+
+
+_NUMBERS = st.sampled_from((41, 42, 43, 46, 48, 52, 53, 55))
+_ATTRIBUTE = st.one_of(
+    st.builds(number, _NUMBERS, st.integers(0, 3)),
+    st.builds(attribute, _NUMBERS, st.sampled_from((b"", b"12345"))),
+    st.builds(attribute, st.sampled_from((1, 8, 26, 123)), st.sampled_from((b"", b"abcd", b"x"))),
+)
+_REPORTS = st.lists(st.lists(_ATTRIBUTE, max_size=5), max_size=40)
+
+
+@given(_REPORTS)
+def test_whatever_repeats_is_read_alike(reports: list[list[bytes]]) -> None:
+    repeats = Repeats(3)
+    for attributes in reports:
+        data = request(number(40, 3), *attributes, number(40, 1))
+        assert accounting(data, repeats=repeats) == accounting(data)
+
+
+def test_reports_that_are_remembered_are_few() -> None:
+    repeats = Repeats(10)
+    for session in range(1000):
+        unread = attribute(2, b"x" * (session % 200))
+        accounting(report(session % 256, session, unread), repeats=repeats)
+        accounting(request(number(40, 3), *(number(48, 1),) * 200), repeats=repeats)
+    assert len(repeats._young) <= 10 and len(repeats._old) <= 10
+    assert len(repeats._layouts) <= MAX_LAYOUTS
+    for client in range(MAX_LAYOUTS + 10):
+        packet_ = packet(report(1, 1), client.to_bytes(16, "big"))
+        radius.parse(packet_, repeats=repeats)
+    assert len(repeats._layouts) <= MAX_LAYOUTS

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from collector.parse import ip, radius
 from collector.parse.ip import Packet
 from collector.parse.radius import INTERIM, OFF, ON, START, STOP, Accounting, AccountingAck
-from collector.parse.radius_attributes import with_profile
+from collector.parse.radius_attributes import Profile, with_profile
 from collector.track.nastime import NasClock
 from collector.track.sessions import BindingChange, Sessions, SessionsConfig
 from collector.wire.addr import pack
@@ -80,15 +80,36 @@ def rows_of(sessions: Sessions) -> tuple[list[dict[str, Any]], list[dict[str, An
 def feed(
     events: Iterable[Accounting | AccountingAck], until: float = 0, **config: Any
 ) -> tuple[Sessions, list[BindingChange]]:
-    sessions = Sessions(SessionsConfig(**config))
-    changes = []
-    for each in events:
+    """The tracker that has seen the events. Another sees them as the parser gives them where
+    reports repeat each other, and is to know the same."""
+    sessions, other = Sessions(SessionsConfig(**config)), Sessions(SessionsConfig(**config))
+    changes, also = [], []
+    for each, repeating in zip(*sharing(events), strict=True):
         changes += sessions.apply(each, each.ts_ns)
+        also += other.apply(repeating, repeating.ts_ns)
     if until:
         changes += sessions.tick(NOON + round(until * SECOND))
+        also += other.tick(NOON + round(until * SECOND))
     counts = sessions.counts
     assert counts["seen"] == counts["recorded"] + counts["ignored"] + counts["lost"]
+    assert (also, other.snapshot()) == (changes, sessions.snapshot())
     return sessions, changes
+
+
+def sharing(events: Iterable[Any]) -> tuple[list[Any], list[Any]]:
+    """The events, each with a profile of its own, and again with one for those that are equal."""
+    apart: list[Any] = []
+    shared: list[Any] = []
+    known: dict[Profile, Profile] = {}
+    for each in events:
+        if isinstance(each, Accounting):
+            profile = known.setdefault(each.profile, each.profile)
+            apart.append(replace(each, profile=replace(profile)))
+            shared.append(replace(each, profile=profile))
+        else:
+            apart.append(each)
+            shared.append(each)
+    return apart, shared
 
 
 def run(events: Iterable[Accounting | AccountingAck], until: float = 0, **config: Any) -> Any:
@@ -670,3 +691,57 @@ def test_session_of_a_capture() -> None:
     assert (row["up_octets"], row["down_octets"]) == (147_699_750, 1 << 32 | 1_387_251_012)
     assert (row["terminate_cause"], row["acked"], row["flags"]) == (1, 1, 0)
     assert sessions.counts["duration_disagree"] == 0
+
+
+_STEADY = [event(0, START, framed_ipv4=A)] + [
+    event(300 * n, INTERIM, framed_ipv4=A, session_s=300 * n, up=1000 * n, down=5000 * n)
+    for n in range(1, 5)
+]
+_NEXT: dict[str, Any] = {"framed_ipv4": A, "session_s": 1500, "up": 5000, "down": 25_000}
+
+
+@pytest.mark.parametrize(
+    ("after", "what"),
+    [
+        (1500, {}),
+        (1201, {"session_s": 1200, "up": 4000, "down": 20_000}),
+        (1203, {"session_s": 1200, "up": 4000, "down": 20_000}),
+        (1100, {}),
+        (1500, {"up": 10}),
+        (1500, {"down": 10}),
+        (1500, {"up": 10, "gigawords": True}),
+        (1500, {"down": None}),
+        (1500, {"up": (1 << 64) - 1}),
+        (1500, {"verified": radius.BAD}),
+        (1500, {"verified": radius.UNVERIFIED}),
+        (1500, {"framed_ipv4": B}),
+        (1500, {"status": STOP}),
+        (12 * 3600 + 5, {}),
+        (30 * 3600, {}),
+        (5000, {}),
+    ],
+)
+def test_a_steady_session_and_then(after: float, what: dict[str, Any]) -> None:
+    """`feed` compares the short way of a report with the rules."""
+    then = event(after, **{"status": INTERIM, **_NEXT, **what})
+    more = [replace(then, ts_ns=then.ts_ns + n * SECOND, transport=bytes((n,))) for n in (1, 240)]
+    for config in ({}, {"swap_octets": frozenset(("bng-1",))}, {"interim_interval_s": 86_400}):
+        run([*_STEADY, then], **config)
+        run([*_STEADY, then, *more], until=100_000, **config)
+
+
+def test_a_steady_session_counts_no_more_than_a_column_holds() -> None:
+    reset = event(1500, INTERIM, **{**_NEXT, "up": 10, "gigawords": True})
+    steady = event(1800, INTERIM, **{**_NEXT, "up": 20, "session_s": 1800})
+    most = event(2100, INTERIM, **{**_NEXT, "up": (1 << 64) - 1, "session_s": 2100})
+    (row,), _ = run([*_STEADY, reset, steady, most])
+    assert row["up_octets"] == (1 << 64) - 1
+
+
+def test_a_prefix_that_a_steady_session_was_granted_stays() -> None:
+    granted = radius.Access(
+        *(NOON + 1400 * SECOND, NAS, SERVER, radius.VERIFIED),
+        Profile("s1", nas_identifier="bng-1", cui="cui-8", delegated_prefixes=(PD,)),
+    )
+    (row,), bindings = run([*_STEADY, granted, event(1500, INTERIM, **_NEXT)])  # type: ignore
+    assert (row["cui"], len(bindings)) == ("cui-8", 2)

@@ -18,9 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from collector.parse.radius import INTERIM, START, STOP, Accounting
-from collector.track.sessions import Sessions, SessionsConfig
 from collector.wire.addr import pack
-from tests.collector.track.test_sessions import NOON, SECOND, event, rows_of
+from tests.collector.track.test_sessions import NOON, SECOND, event, feed, rows_of
 
 INTERVAL_S: Final = 300
 REORDER_S: Final = 20
@@ -71,7 +70,8 @@ def told(truth: Truth) -> list[Accounting]:
     found = [event(truth.begin, START, truth.session, **common)]
     for at in range(truth.begin + INTERVAL_S, truth.end, INTERVAL_S):
         seconds = at - truth.begin
-        found.append(event(at, INTERIM, truth.session, session_s=seconds, up=seconds, **common))
+        octets = {"up": seconds, "down": 7 * seconds}
+        found.append(event(at, INTERIM, truth.session, session_s=seconds, **octets, **common))
     seconds = truth.end - truth.begin
     stop = {"session_s": seconds, "up": seconds, "terminate_cause": 1}
     return [*found, event(truth.end, STOP, truth.session, **stop, **common)]
@@ -117,10 +117,7 @@ def test_intervals_of_whatever_arrives(
     truths = {each.session: each for each in world(seed, lines)}
     sent = [packet for each in truths.values() for packet in told(each)]
     arrived = delivered(sent, seed, loss, twice, in_a_row)
-    sessions = Sessions(SessionsConfig())
-    for packet in arrived:
-        sessions.apply(packet, packet.ts_ns)
-    sessions.tick(NOON + (SPAN_S + 4000) * SECOND)
+    sessions, _ = feed(arrived, until=SPAN_S + 4000)
     assert sessions.open_sessions == 0
     rows, bindings = rows_of(sessions)
     rows = [row for row in rows if row["slice_end_ns"] > row["slice_start_ns"] or row["up_octets"]]
