@@ -16,9 +16,10 @@ from collector.track.session_state import DAY_NS, Session
 from collector.track.versions import Versions
 from collector.wire.records import SESSION
 
-_OBSERVED, _PROOF, _UP, _DOWN, _ACKED, _FLAGS = (
-    SESSION.names.index(name)
-    for name in ("observed_ns", "end_min_ns", "up_octets", "down_octets", "acked", "flags")
+_OBSERVED, _PROOF, _UP, _DOWN, _ACKED, _FLAGS, _SEEN, _STAMP = map(
+    SESSION.names.index,
+    ("observed_ns", "end_min_ns", "up_octets", "down_octets", "acked", "flags")
+    + ("last_seen_ns", "last_stamp_ns"),
 )
 """Columns of a session's row that one report changes."""
 _MAX_OCTETS: Final = (1 << 64) - 1
@@ -55,10 +56,12 @@ def goes_on(session: Session, event: Accounting, at: int, nas: Nas, out: Version
     if seen.status == INTERIM:
         nas.learn_interval(at - since)
     session.up, session.raw_up, session.down, session.raw_down = all_up, up, all_down, down
+    session.heard(event.ts_ns, event.event_s)
     seen.status, seen.at_ns, seen.said = INTERIM, at, event
     row = session.row = session.row.copy()
     row[_OBSERVED] = max(event.ts_ns, row[_OBSERVED] + 1000)
     row[_PROOF], row[_UP], row[_DOWN] = at, all_up, all_down
     row[_ACKED], row[_FLAGS] = session.acked, session.flags
+    row[_SEEN], row[_STAMP] = session.last_seen_ns, session.last_stamp_ns
     out.again("session", row)
     return True
