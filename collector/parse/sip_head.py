@@ -42,12 +42,21 @@ _WANTED: Final = frozenset(
     + ("p-asserted-identity", "privacy", "reason", "diversion", "history-info")
     + ("replaces", "refer-to", "referred-by", "session-id")
 )
-_NAMES: Final = {
+_NAMES = {
     spelling: name
     for name in _WANTED
     for spelling in (name, name.title(), *(c for c, long in _COMPACT.items() if long == name))
 } | {"CSeq": "cseq", "Call-ID": "call-id", "Session-ID": "session-id"}
-"""Names as they are usually written, and in lower case, to the name they are kept by."""
+_UNREAD: Final = (
+    *("Accept", "Allow", "Allow-Events", "Authorization", "Contact", "Content-Length"),
+    *("Content-Type", "Event", "Expires", "Max-Forwards", "Min-SE", "Organization"),
+    *("P-Access-Network-Info", "P-Charging-Vector", "Proxy-Authenticate", "Proxy-Authorization"),
+    *("RSeq", "Record-Route", "Require", "Route", "Server", "Supported", "User-Agent", "Warning"),
+    *("WWW-Authenticate", ""),
+)
+_NAMES |= dict.fromkeys(_UNREAD, "")
+"""Names as they are usually written, and in lower case, to the name they are kept by; "" where they
+are not."""
 
 Headers = dict[str, list[str]]
 """Values of the headers read here, by name in lower case and long form."""
@@ -63,7 +72,9 @@ def headers_of(text: str) -> Headers:
         raise ParseError("sip-headers")
     for line in lines:
         name, colon, value = line.partition(":")
-        known = _NAMES.get(name) or _NAMES.get(name.strip().lower())
+        known = _NAMES.get(name)
+        if known is None:
+            known = _NAMES.get(name.strip().lower())
         if known and colon:
             out.setdefault(known, []).append(value.strip())
     return out

@@ -7,15 +7,20 @@ RFC 3261 section 20, RFC 3323 (Privacy), RFC 3326 (Reason), RFC 4028 (Session-Ex
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from typing import Final
+from collections.abc import Callable, Iterable
+from functools import lru_cache
+from typing import Final, TypeVar
 from urllib.parse import unquote
 
 from collector.parse.reader import ParseError
 
+T = TypeVar("T")
+
 MAX_VALUE: Final = 512
 """Longest identifier or URI kept, as record columns hold no more. A longer URI is cut, as numbers
 come first in it; a longer identifier is refused, as cutting could make two into one."""
+_MEMOISED: Final = 4096
+_MAX_MEMOISED: Final = 256
 MAX_LIST: Final = 8
 """Entries kept of one list header."""
 
@@ -36,6 +41,19 @@ def bounded(value: str) -> str:
     if len(value) > MAX_VALUE:
         raise ParseError("sip-long")
     return value
+
+
+def memoised(read: Callable[[str], T]) -> Callable[[str], T]:
+    """`read`, which remembers what it made of values lately: all messages of a call have the same.
+
+    Of short ones only, so that all of a cache takes no more than 2 MB.
+    """
+    known = lru_cache(_MEMOISED)(read)
+
+    def found(value: str) -> T:
+        return known(value) if len(value) <= _MAX_MEMOISED else read(value)
+
+    return found
 
 
 def split_list(value: str, separator: str = ",", quotes: bool = True) -> list[str]:
@@ -70,6 +88,7 @@ def split_list(value: str, separator: str = ",", quotes: bool = True) -> list[st
     return parts
 
 
+@memoised
 def cseq(value: str) -> tuple[int, str]:
     """(number, method in upper case) of a CSeq (RFC 3261 section 20.16)."""
     match = _CSEQ.fullmatch(value)
@@ -116,6 +135,19 @@ def via(value: str) -> tuple[str, str]:
             branch = bounded(content.strip())
             break
     return bounded("".join(match[1].split()).lower()), branch
+
+
+@memoised
+def top_via(value: str) -> tuple[str, str]:
+    """(sent-by, branch) of the first element of a Via header."""
+    return via(split_list(value)[0])
+
+
+@memoised
+def party(value: str) -> tuple[str, str, bool]:
+    """(URI, tag, whether it withholds who it is) of a From or To value."""
+    display, uri, tag = name_addr(value)
+    return no_headers(uri), tag, is_anonymous(display, uri)
 
 
 def is_anonymous(display: str, uri: str) -> bool:

@@ -123,15 +123,17 @@ class Leg(LegState):
         The key is the transaction's (RFC 3261 section 17.2.3); call and From-tag, which RFC 2543
         adds where the branch has no magic cookie, are the leg's own.
         """
-        parts = (event.method, event.status, event.cseq, event.to_tag, event.sent_by, event.branch)
-        key = "\0".join(map(str, parts))
+        key = f"{event.method}\0{event.status}\0{event.cseq}\0"
+        key += f"{event.to_tag}\0{event.sent_by}\0{event.branch}"
         if key in self.seen:
             self.retransmissions += 1
             if event.status < 200:
                 # A callee that still rings says so again (RFC 3261 section 13.3.1.1).
                 self.proof_ns = max(self.proof_ns, event.ts_ns if event.status else 0)
             return True
-        self.seen = [*self.seen[1 - MAX_SEEN :], key]
+        if len(self.seen) >= MAX_SEEN:
+            del self.seen[0]
+        self.seen.append(key)
         return False
 
     @property

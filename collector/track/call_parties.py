@@ -20,6 +20,7 @@ from collector.wire.records import MAX_STRING_BYTES
 Prefix = tuple[bytes, int]
 """Base and length in 128 bits of a prefix, as `collector.wire.addr.network` gives it."""
 
+_json: Final = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
 _WITHHELD: Final = frozenset(("id", "user", "header"))
 """Privacy values that withhold the caller (RFC 3323 section 4.2, RFC 3325 section 9.3)."""
 _NUMERIC: Final = frozenset(("e164", "emergency", "short", "invalid"))
@@ -94,7 +95,7 @@ def fitting(entries: Sequence[Sequence[object]]) -> str:
     """JSON of as many entries, from the first on, as a string column holds; "" of none."""
     kept = list(entries)
     while kept:
-        text = json.dumps(kept, separators=(",", ":"), ensure_ascii=False)
+        text = _json(kept)
         if len(text.encode("utf-8", "replace")) <= MAX_STRING_BYTES:
             return text
         kept.pop()

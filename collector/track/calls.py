@@ -8,7 +8,8 @@ Driven by `apply` (one event of `collector.parse.sip`), `tick` (time passed with
 
 from __future__ import annotations
 
-from typing import Any
+from functools import lru_cache, partial
+from typing import Any, Final
 
 from collector.parse.sip import SipEvent
 from collector.track.call_config import CallsConfig
@@ -23,6 +24,9 @@ from collector.wire.addr import MAPPED, network
 from collector.wire.loss import Loss
 
 __all__ = ["Calls", "CallsConfig"]
+
+MAX_SIDES: Final = 16_384
+"""Addresses of which it is remembered whose they are."""
 
 Sides = tuple[Prefix | None, Prefix | None]
 """The subscribers that a message comes from and goes to; None outside the access network."""
@@ -42,6 +46,7 @@ class Calls:
         self._losses = Losses(("call",), self.config.max_losses)
         self._order = EventOrder(self.config.reorder_ns, self.config.max_reorder)
         self._table = CallTable(self.config, self._out, self.counts, self._losses)
+        self._side = lru_cache(MAX_SIDES)(partial(_side, self.config))
 
     # Input
 
@@ -148,13 +153,6 @@ class Calls:
         self.counts[why] += 1
         return False
 
-    def _side(self, address: bytes) -> Prefix | None:
-        """The subscriber an address belongs to; None outside the access network."""
-        if not within(address, self.config.access):
-            return None
-        length = 128 if address[:12] == MAPPED else self.config.ipv6_prefix_len
-        return network(address, length), length
-
     def _invited(self, event: SipEvent, sides: Sides, known: list[Leg]) -> list[Leg]:
         """The legs of an INVITE, new ones made: one for the caller inside, one for the callee."""
         legs = []
@@ -220,6 +218,14 @@ class Calls:
         self.counts.update(snapshot["counts"])
         self._order.restore(snapshot)
         self._table.restore(snapshot, now_ns)
+
+
+def _side(config: CallsConfig, address: bytes) -> Prefix | None:
+    """The subscriber an address belongs to; None outside the access network."""
+    if not within(address, config.access):
+        return None
+    length = 128 if address[:12] == MAPPED else config.ipv6_prefix_len
+    return network(address, length), length
 
 
 def _is_first(event: SipEvent) -> bool:
