@@ -31,8 +31,9 @@ def goes_on(session: Session, event: Accounting, at: int, nas: Nas, out: Version
     To take it as proof of life is left to the caller.
     """
     up, down, seen, since = event.up, event.down, session.seen, session.proof_ns
+    # It is the same object from the parser, and an equal one from the journal.
     if (
-        event.profile is not session.settled
+        (event.profile is not session.settled and event.profile != session.settled)
         or event.status != INTERIM
         or event.verified != session.verified
         or up is None
