@@ -1,4 +1,4 @@
-"""The conntrack table as a whole: set-up, size, statistics. Single queries, by pyroute2.
+"""The conntrack table as a whole: set-up, size, statistics; single questions.
 
 Sysctls are those of the network namespace of the thread that calls.
 """
@@ -6,13 +6,14 @@ Sysctls are those of the network namespace of the thread that calls.
 from __future__ import annotations
 
 import errno
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from pyroute2.netlink.exceptions import NetlinkError as PyrouteError
-from pyroute2.netlink.nfnetlink.nfctsocket import NFCTSocket
-
+from collector.capture import rawnl
 from collector.capture.netlink_socket import NetlinkUnavailable, unavailable
 
 SYSCTLS: Final = ("nf_conntrack_acct", "nf_conntrack_timestamp", "nf_conntrack_events")
@@ -20,6 +21,14 @@ SYSCTLS: Final = ("nf_conntrack_acct", "nf_conntrack_timestamp", "nf_conntrack_e
 this never have them. Events of 2 (the kernel's default) would spare flows that begin while nobody
 listens, and those would then end without a DESTROY."""
 
+_GET_STATS_CPU: Final = 0x104
+_GET_STATS: Final = 0x105
+"""NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_GET_STATS_CPU and _GET_STATS."""
+_NFGENMSG: Final = bytes(4)
+"""struct nfgenmsg: any family, NFNETLINK_V0."""
+_GLOBAL_ENTRIES, _GLOBAL_MAX_ENTRIES = 1, 2
+_CPU_STATS: Final = {4: "invalid", 9: "insert_failed", 10: "drop", 11: "early_drop"}
+"""CTA_STATS_GLOBAL_* and CTA_STATS_* of linux/netfilter/nfnetlink_conntrack.h."""
 _SYSCTL_FOLDER: Final = Path("/proc/sys/net/netfilter")
 
 
@@ -33,10 +42,9 @@ class TableSize:
 
 def table_size() -> TableSize:
     """Entries of the table and its limit; raises NetlinkUnavailable."""
-    attributes = _query("count")[0]
-    return TableSize(
-        attributes["CTA_STATS_GLOBAL_ENTRIES"], attributes["CTA_STATS_GLOBAL_MAX_ENTRIES"]
-    )
+    with _asking() as opened:
+        found = _numbers(opened.get(_GET_STATS, _NFGENMSG))
+    return TableSize(found[_GLOBAL_ENTRIES], found[_GLOBAL_MAX_ENTRIES])
 
 
 def statistics() -> dict[str, int]:
@@ -45,23 +53,28 @@ def statistics() -> dict[str, int]:
     `drop` and `early_drop` that grow mean a full table: flows are refused, or end before their
     time. Raises NetlinkUnavailable.
     """
-    total: dict[str, int] = {}
-    for attributes in _query("stat"):
-        for name, value in attributes.items():
-            short = name.removeprefix("CTA_STATS_").lower()
-            total[short] = total.get(short, 0) + value
+    total: Counter[str] = Counter()
+    with _asking() as opened:
+        for processor in opened.dump(_GET_STATS_CPU, _NFGENMSG).payloads:
+            found = _numbers(processor)
+            total.update({_CPU_STATS[kind]: found[kind] for kind in found.keys() & _CPU_STATS})
     return total
 
 
-def _query(method: str) -> list[dict[str, int]]:
-    """Attributes of each message that pyroute2's `method` gives."""
+@contextmanager
+def _asking() -> Iterator[rawnl.Netlink]:
+    """A socket for one question, whose refusals name what an operator must do."""
     try:
-        with NFCTSocket() as opened:
-            return [dict(message["attrs"]) for message in getattr(opened, method)()]
-    except PyrouteError as error:
-        raise unavailable(OSError(error.code, ""), "asking conntrack") from error
+        with rawnl.Netlink(rawnl.NETLINK_NETFILTER) as opened:
+            yield opened
     except OSError as error:
         raise unavailable(error, "asking conntrack") from error
+
+
+def _numbers(payload: bytes) -> dict[int, int]:
+    """Numbers by attribute, after struct nfgenmsg."""
+    found = rawnl.attributes(payload[len(_NFGENMSG) :])
+    return {kind: int.from_bytes(number, "big") for kind, number in found.items()}
 
 
 @dataclass(frozen=True, slots=True)

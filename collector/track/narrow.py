@@ -1,8 +1,8 @@
 """Rows that wait, in the fewest bytes: each column as its difference from the least value in it.
 
 What a column holds lies close together (times of one batch, addresses of one provider, ports), so
-a flow delta of 71 bytes takes about 37. Lossless for every value: a column that spans too much
-stays as wide as it is.
+a flow delta of 71 bytes takes about 25: each number the bytes that the largest needs, none where
+all are equal. Lossless for every value: a column that spans too much stays as wide as it is.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Rows = npt.NDArray[Any]
 
 _HALF: Final = np.dtype(">u8")
 """Half an address as a number: addresses of one network are close together so."""
-_WIDTHS: Final = (np.uint8, np.uint16, np.uint32, np.uint64)
+_NUMBER: Final = np.dtype("<u8")
 
 
 class Narrow:
@@ -41,7 +41,9 @@ class Narrow:
         """What was put away."""
         rows = np.empty(self._size, self._dtype)
         for into, (least, column) in zip(_numbers(rows), self._columns, strict=True):
-            into[...] = (column.astype(np.uint64) + least).astype(into.dtype)
+            whole = np.zeros((self._size, _NUMBER.itemsize), np.uint8)
+            whole[:, : column.shape[1]] = column
+            into[...] = (whole.view(_NUMBER)[:, 0] + least).astype(into.dtype)
         return rows
 
 
@@ -58,12 +60,12 @@ def as_numbers(column: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
     return [halves["high"], halves["low"]]
 
 
-def _narrowed(column: npt.NDArray[Any]) -> tuple[np.uint64, npt.NDArray[Any]]:
-    """The least value, and what each is more than that. Arithmetic is modulo 2**64, so that what
-    is below zero comes back too."""
+def _narrowed(column: npt.NDArray[Any]) -> tuple[np.uint64, npt.NDArray[np.uint8]]:
+    """The least value, and what each is more than that in as few bytes, uint8[n, bytes].
+
+    Arithmetic is modulo 2**64, so that what is below zero comes back too."""
     wide = column.astype(np.int64 if column.dtype.kind == "i" else np.uint64)
     least = wide.min().astype(np.uint64)
-    above = wide.astype(np.uint64) - least
-    most = int(above.max())
-    width = next(width for width in _WIDTHS if most <= np.iinfo(width).max)
-    return least, above.astype(width)
+    above = (wide.astype(np.uint64) - least).astype(_NUMBER)
+    width = (int(above.max()).bit_length() + 7) // 8
+    return least, above.view(np.uint8).reshape(-1, _NUMBER.itemsize)[:, :width].copy()
