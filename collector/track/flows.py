@@ -22,7 +22,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -47,7 +46,7 @@ from collector.track.flow_table import (
     pick,
     put,
 )
-from collector.track.inside import Prefixes, halves, mask_of
+from collector.track.inside import Prefixes, bases
 from collector.wire.addr import MAPPED
 from collector.wire.columns import Columns
 from collector.wire.loss import Loss
@@ -248,12 +247,8 @@ class Flows:
         if len(self._ended) >= self._config.max_flows:  # taken every window, so never in practice
             self._lose("track", "ended-full", int(newly.sum()), self._dumped_ns)
             return
-        clients = halves(entries["client"][newly])
-        high, low = mask_of(self._config.usage_prefix_len)
-        short = (clients[:, 0] == _MAPPED_HIGH) & (clients[:, 1] & _MAPPED_MASK == _MAPPED_LOW)
-        clients[:, 0] &= np.where(short, _ALL, high)
-        clients[:, 1] &= np.where(short, _ALL, low)
-        self._ended.update(clients.view("V16").ravel().tolist())
+        clients = bases(entries["client"][newly], self._config.usage_prefix_len)
+        self._ended.update(clients.tolist())
 
     def _map_open(self, now_ns: int) -> None:
         """Records the mappings of open flows that are new or were last told long ago."""
@@ -313,7 +308,3 @@ class Flows:
 _BOTH: Final = ("visit", "mapping")
 _CLASSES: Final = dict.fromkeys(("mappings-full", "mappings-off"), ("mapping",))
 """Classes that a loss bears on, by its reason."""
-_ALL: Final = np.uint64(2**64 - 1)
-_MAPPED_HIGH, _MAPPED_LOW = np.frombuffer(MAPPED + bytes(4), np.uint64)
-_MAPPED_MASK: Final = np.frombuffer(b"\xff" * 4 + bytes(4), np.uint64)[0]
-"""How an IPv4 address looks in `halves`."""

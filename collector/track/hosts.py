@@ -33,13 +33,24 @@ from numpy.typing import NDArray
 from collector.track.answers import Answers, AnswersConfig
 from collector.track.flow_table import pick
 from collector.track.host_events import HostSeen, Resolution
+from collector.track.host_pool import NO_HOST, HostPool
 from collector.track.inside import Prefixes
 from collector.track.ranges import Ranges
 from collector.track.safeguard.targets import Targets
 from collector.track.stage_counts import ignore, stage
-from collector.track.visit_flows import KEY, NEVER, VisitFlow, Waiting, told_once, visit_flows
+from collector.track.visit_flows import (
+    KEY,
+    NEVER,
+    NO_DELTAS,
+    VisitFlow,
+    Waiting,
+    begun_ns,
+    shared_tuples,
+    told_once,
+    visit_flows,
+)
 from collector.track.visit_names import UNJOINED, Name, claim, repeated
-from collector.track.visit_rows import VisitRows
+from collector.track.visit_rows import RowForm, VisitRows
 from collector.wire.columns import Columns
 from collector.wire.loss import Loss
 from collector.wire.records import VISIT
@@ -56,8 +67,6 @@ MAX_NAMES_PER_FLOW: Final = 64
 MAX_SNAPSHOT_FLOWS: Final = 65_536
 """Flows whose names a snapshot holds, the latest ones: about 10 MB of JSON."""
 
-_TOGETHER: Final = 65_536
-"""Flows joined at a time, whose addresses are Python's objects meanwhile: about 10 MB."""
 _PORTLESS: Final = (1, 58)
 """ICMP of both families: an echo is no visit, whatever its address was resolved from."""
 
@@ -68,7 +77,7 @@ class HostsConfig:
     `by_connection`: a row for each connection, not for each host and server.
     `targets`: of SafeGuard, to whose pages there are no visits.
 
-    Tables: a flow's names cost about 500 bytes, an answer about 210.
+    Tables: a flow's names cost about 500 bytes, an answer 32, each different host about 200.
     """
 
     access: tuple[tuple[bytes, int], ...]
@@ -79,6 +88,7 @@ class HostsConfig:
     max_flows: int = 262_144
     max_answers: int = 262_144
     max_answers_per_client: int = 2_048
+    max_hosts: int = 262_144
     answer_life_ns: int = 7_200 * SECOND_NS
     """systemd-resolved keeps an answer for two hours at most, browsers and unbound less or a day;
     an older one is more likely to name a stranger on a shared server."""
@@ -98,11 +108,13 @@ class Hosts:
         self._config = config
         self._prefixes = Prefixes(config.access)
         self._ranges = Ranges(config.access)
+        self._pool = HostPool(config.max_hosts)
         self._answers = Answers(
-            AnswersConfig(config.max_answers, config.max_answers_per_client, config.answer_life_ns)
+            AnswersConfig(config.max_answers, config.max_answers_per_client, config.answer_life_ns),
+            self._pool,
         )
         self._names: dict[bytes, list[Name]] = {}
-        self._deltas = Waiting()
+        self._deltas = Waiting(self._led)
         self._taken_ns = 0
         self._evicted = 0
         self._losses: list[Loss] = []
@@ -143,6 +155,8 @@ class Hosts:
         else:
             self._answers.add(event)
             counts["recorded"] += 1
+            if self._pool.is_full:
+                self._make_room()
 
     def flows(self, deltas: NDArray[Any]) -> None:
         """Flow deltas of `collector.track.flows`."""
@@ -153,10 +167,10 @@ class Hosts:
 
     def take(self, start_ns: int, end_ns: int, now_ns: int) -> dict[str, Columns]:
         """The visits of [start_ns, end_ns), and what is no longer needed is forgotten."""
-        rows = VisitRows(start_ns, end_ns, self._config.ipv6_prefix_len, self._config.by_connection)
-        due = self._deltas.take(end_ns)
-        self.counts["flows"]["open"] -= len(due)
-        self._join(due, rows)
+        config = self._config
+        form = RowForm(start_ns, end_ns, config.ipv6_prefix_len, config.by_connection)
+        rows = VisitRows(form, self._pool)
+        self._join(rows, end_ns)
         self._alone(rows, end_ns)
         columns = rows.columns(now_ns)
         self.counts["names"]["recorded"] += rows.handshakes
@@ -164,7 +178,8 @@ class Hosts:
         self.counts["flows"]["recorded"] += rows.deltas
         self.counts["flows"]["bytes.named"] += rows.volume
         ignore(self.counts["flows"], "idle", rows.idle_deltas)
-        self._answers.expire(start_ns - self._config.answer_life_ns)
+        self._answers.expire(start_ns - config.answer_life_ns)
+        self._pool.keep([*self._answers.numbers(), *self._deltas.numbers()])
         self._report(start_ns, end_ns)
         self._taken_ns = end_ns
         return {VISIT.name: columns}
@@ -222,13 +237,28 @@ class Hosts:
         ignore(counts, "resolver", int(resolver.sum()))
         return deltas[~(outsider | portless | resolver)]
 
-    def _join(self, deltas: NDArray[Any], rows: VisitRows) -> None:
+    def _led(self, deltas: NDArray[Any]) -> NDArray[np.uint32]:
+        """The hosts of answers, at the flows' starts, that led to the servers."""
+        return self._answers.hosts(deltas["client"], deltas["server"], begun_ns(deltas))
+
+    def _make_room(self) -> None:
+        """Forgets host names that nothing has any more; where that is too few, answers."""
+        self._pool.keep([*self._answers.numbers(), *self._deltas.numbers()])
+        if len(self._pool) > self._config.max_hosts // 4 * 3:
+            self._answers.halve()
+            self._pool.keep([*self._answers.numbers(), *self._deltas.numbers()])
+
+    def _join(self, rows: VisitRows, end_ns: int) -> None:
         """Gives flows their names, and the names with what the flows carried to the rows."""
-        once = told_once(deltas, self._names)
-        simple = pick(deltas, once)
-        for at in range(0, len(simple), _TOGETHER):
-            self._join_once(simple[at : at + _TOGETHER], rows)
-        for flow in visit_flows(pick(deltas, ~once)):
+        shared = shared_tuples(self._deltas.folds(end_ns), self._names)
+        rest, led = [NO_DELTAS], [np.zeros(0, np.uint32)]
+        for deltas, hosts in self._deltas.take(end_ns):
+            self.counts["flows"]["open"] -= len(deltas)
+            once = told_once(deltas, shared)
+            self._join_once(pick(deltas, once), hosts[once], rows)
+            rest.append(pick(deltas, ~once))
+            led.append(hosts[~once])
+        for flow in visit_flows(np.concatenate(rest), np.concatenate(led)):
             names = self._names_of(flow)
             carried = flow.up_bytes, flow.down_bytes, flow.deltas
             for name in names:
@@ -240,13 +270,10 @@ class Hosts:
                 self._unnamed(rule, flow.deltas, flow.up_bytes + flow.down_bytes)
         self._bound()
 
-    def _join_once(self, deltas: NDArray[Any], rows: VisitRows) -> None:
-        """Gives flows of which there is one delta, and no handshake, the names of answers."""
-        began = np.where(deltas["start_ns"] != 0, deltas["start_ns"], deltas["seen_ns"])
-        pairs = deltas["client"].tolist(), deltas["server"].tolist()
-        found = list(map(self._answers.host, *pairs, began.tolist()))
-        named = np.fromiter(map(bool, found), np.bool_, len(found))
-        rows.add_ended(pick(deltas, named), began[named], [host for host in found if host])
+    def _join_once(self, deltas: NDArray[Any], hosts: NDArray[np.uint32], rows: VisitRows) -> None:
+        """Flows of which there is one delta, and no handshake, have the names of answers."""
+        named = hosts != NO_HOST
+        rows.add_ended(pick(deltas, named), hosts[named])
         without = deltas[~named]
         carried = int(without["up_bytes"].sum()) + int(without["down_bytes"].sum())
         self._unnamed("nameless", len(without), carried)
@@ -263,12 +290,11 @@ class Hosts:
         key = flow.key
         held = self._names.pop(key, None)
         held, own = claim(held, flow) if held else ([], [])
-        if not own and not flow.inbound:
+        if not own and not flow.inbound and flow.host != NO_HOST:
             began_ns = flow.start_ns or flow.first_seen_ns
-            host = self._answers.host(key[:16], key[16:32], began_ns)
-            if host:
-                own = [Name(began_ns, began_ns, host, "dns", False, flow.start_ns)]
-                held += own
+            host = self._pool.name(flow.host)
+            own = [Name(began_ns, began_ns, host, "dns", False, flow.start_ns)]
+            held += own
         if held and flow.end_ns != NEVER:
             held = [name for name in held if name.start_ns != flow.start_ns]
         if held:

@@ -8,7 +8,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from collector.wire.addr import network
+from collector.wire.addr import MAPPED, network
 
 MAX_PREFIXES: Final = 4096
 """Most access prefixes. An edge router serves some tens of pools; each length costs a pass."""
@@ -27,6 +27,29 @@ def mask_of(prefix_len: int) -> tuple[np.uint64, np.uint64]:
     """The mask of a prefix of 0 to 128 bits in the form of `halves`."""
     high, low = np.frombuffer(network(b"\xff" * 16, prefix_len), np.uint64)
     return high, low
+
+
+def is_mapped(addresses: Addresses) -> npt.NDArray[np.bool_]:
+    """Which of the addresses are IPv4; bool[n]."""
+    parts = halves(addresses)
+    mapped: npt.NDArray[np.bool_] = parts[:, 0] == _MAPPED_HIGH
+    mapped &= parts[:, 1] & _MAPPED_MASK == _MAPPED_LOW
+    return mapped
+
+
+def bases(addresses: Addresses, ipv6_prefix_len: int) -> Addresses:
+    """The base of each subscriber's prefix: of IPv4 the address itself."""
+    parts = halves(addresses).copy()
+    mapped = is_mapped(addresses)
+    for at, mask in enumerate(mask_of(ipv6_prefix_len)):
+        parts[:, at] &= np.where(mapped, _ALL, mask)
+    return parts.view("V16").ravel()
+
+
+_ALL: Final = np.uint64(2**64 - 1)
+_MAPPED_HIGH, _MAPPED_LOW = np.frombuffer(MAPPED + bytes(4), np.uint64)
+_MAPPED_MASK: Final = np.frombuffer(b"\xff" * 4 + bytes(4), np.uint64)[0]
+"""How an IPv4 address looks in `halves`."""
 
 
 class Prefixes:

@@ -21,13 +21,16 @@ _NUMBER: Final = np.dtype("<u8")
 
 
 class Narrow:
-    """Rows put away, at least one; `rows` gives them back."""
+    """Rows put away, at least one; `rows` gives them back, `column` one column of them."""
 
     __slots__ = ("_columns", "_dtype", "_size")
 
     def __init__(self, rows: Rows) -> None:
         self._dtype, self._size = rows.dtype, len(rows)
-        self._columns = [_narrowed(column) for column in _numbers(rows)]
+        self._columns = {
+            name: [_narrowed(part) for part in as_numbers(rows[name])]
+            for name in rows.dtype.names or ()
+        }
 
     def __len__(self) -> int:
         return self._size
@@ -35,21 +38,26 @@ class Narrow:
     @property
     def nbytes(self) -> int:
         """Bytes of the columns."""
-        return sum(column.nbytes for _, column in self._columns)
+        return sum(part.nbytes for parts in self._columns.values() for _, part in parts)
 
     def rows(self) -> Rows:
         """What was put away."""
         rows = np.empty(self._size, self._dtype)
-        for into, (least, column) in zip(_numbers(rows), self._columns, strict=True):
-            whole = np.zeros((self._size, _NUMBER.itemsize), np.uint8)
-            whole[:, : column.shape[1]] = column
-            into[...] = (whole.view(_NUMBER)[:, 0] + least).astype(into.dtype)
+        for name in self._columns:
+            self._restore(name, rows[name])
         return rows
 
+    def column(self, name: str) -> npt.NDArray[Any]:
+        """One column of what was put away."""
+        column = np.empty(self._size, self._dtype[name])
+        self._restore(name, column)
+        return column
 
-def _numbers(rows: Rows) -> list[npt.NDArray[Any]]:
-    """Views of all columns as numbers."""
-    return [part for name in rows.dtype.names or () for part in as_numbers(rows[name])]
+    def _restore(self, name: str, column: npt.NDArray[Any]) -> None:
+        for into, (least, part) in zip(as_numbers(column), self._columns[name], strict=True):
+            whole = np.zeros((self._size, _NUMBER.itemsize), np.uint8)
+            whole[:, : part.shape[1]] = part
+            into[...] = (whole.view(_NUMBER)[:, 0] + least).astype(into.dtype)
 
 
 def as_numbers(column: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import starmap
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from collector.track.flow_table import pick
+from collector.track.host_pool import NO_HOST
 from collector.track.narrow import Narrow, as_numbers
 
 KEY: Final = struct.Struct(">16s16sBHH")
@@ -54,12 +55,20 @@ _CHUNK: Final = 4_096
 
 NEVER: Final = 2**63 - 1
 
+Hosts: TypeAlias = NDArray[np.uint32]
+"""For each delta the host that led to its server, as its number in the pool; NO_HOST without."""
+
 
 class Waiting:
-    """Deltas that wait for the close of their window."""
+    """Deltas that wait for the close of their window.
 
-    def __init__(self) -> None:
-        self._chunks: list[Narrow] = []
+    `led` says which hosts led to them. It is asked as they are put away, when the answers that they
+    followed are sure to be there still, and of those without a host again at the close.
+    """
+
+    def __init__(self, led: Callable[[NDArray[Any]], Hosts]) -> None:
+        self._led = led
+        self._chunks: list[tuple[Narrow, Hosts]] = []
         self._loose: list[NDArray[Any]] = []
         self._size = self._loose_size = 0
 
@@ -77,44 +86,77 @@ class Waiting:
         self._size += len(kept)
         self._loose_size += len(kept)
         if self._loose_size >= _CHUNK:
-            self._chunks.append(Narrow(np.concatenate(self._loose)))
+            self._put_away()
+
+    def numbers(self) -> list[Hosts]:
+        """The numbers of all hosts held, to be changed in place."""
+        return [hosts for _, hosts in self._chunks]
+
+    def folds(self, end_ns: int) -> NDArray[np.uint64]:
+        """For each 5-tuple of what `take` would give the number of `told_once`."""
+        self._put_away()
+        return np.concatenate(
+            [np.zeros(0, np.uint64), *(_due_folds(chunk, end_ns) for chunk, _ in self._chunks)]
+        )
+
+    def take(self, end_ns: int) -> Iterator[tuple[NDArray[Any], Hosts]]:
+        """The deltas in the order they came, some at a time, without those of flows that began at
+        `end_ns` or after, which go on waiting."""
+        self._put_away()
+        chunks, self._chunks, self._size = self._chunks[::-1], [], 0
+        while chunks:
+            chunk, hosts = chunks.pop()
+            deltas = chunk.rows()
+            due = deltas["start_ns"] < end_ns
+            if not due.all():
+                self.add(pick(deltas, ~due))
+                deltas, hosts = pick(deltas, due), hosts[due]
+            without = np.flatnonzero(hosts == NO_HOST)
+            hosts[without] = self._led(pick(deltas, without))
+            yield deltas, hosts
+
+    def _put_away(self) -> None:
+        if self._loose:
+            deltas = np.concatenate(self._loose)
             self._loose, self._loose_size = [], 0
-
-    def take(self, end_ns: int) -> NDArray[Any]:
-        """The deltas in the order they came, without those of flows that began at `end_ns` or
-        after, which go on waiting."""
-        deltas = np.empty(self._size, NO_DELTAS.dtype)
-        at = 0
-        for chunk in self._chunks:
-            deltas[at : at + len(chunk)] = chunk.rows()
-            at += len(chunk)
-        deltas[at:] = np.concatenate([NO_DELTAS, *self._loose])
-        self._chunks, self._loose, self._size, self._loose_size = [], [], 0, 0
-        due = deltas["start_ns"] < end_ns
-        if due.all():
-            return deltas
-        self.add(pick(deltas, ~due))
-        return pick(deltas, due)
+            self._chunks.append((Narrow(deltas), self._led(deltas)))
 
 
-def told_once(deltas: NDArray[Any], named: dict[bytes, Any]) -> NDArray[np.bool_]:
+def begun_ns(deltas: NDArray[Any]) -> NDArray[np.int64]:
+    """When each flow began; when it was seen where the kernel does not say."""
+    return np.where(deltas["start_ns"] != 0, deltas["start_ns"], deltas["seen_ns"])
+
+
+def _due_folds(chunk: Narrow, end_ns: int) -> NDArray[np.uint64]:
+    folds = folded(chunk.column(name) for name in KEY_DTYPE.names or ())
+    return folds[chunk.column("start_ns") < end_ns]
+
+
+def shared_tuples(folds: NDArray[np.uint64], named: Iterable[bytes]) -> NDArray[np.uint64]:
+    """Numbers of 5-tuples that come more than once, or are among the `named`; sorted."""
+    folds = np.sort(folds)
+    again = folds[1:][folds[1:] == folds[:-1]]
+    others = np.frombuffer(b"".join(named), KEY_DTYPE)
+    return np.union1d(again, folded(others[name] for name in KEY_DTYPE.names or ()))
+
+
+def told_once(deltas: NDArray[Any], shared: NDArray[np.uint64]) -> NDArray[np.bool_]:
     """Which deltas are all that the window has of flows that the subscriber opened and that ended,
-    with nothing else on their 5-tuples, here or among the `named`; bool[n].
+    with nothing else on their 5-tuples, none of which is `shared`; bool[n].
 
     Most flows are so, and need no state: they are joined by columns.
     """
-    folds = _folded([deltas[name] for name in KEY_DTYPE.names or ()])
-    alike, counts = np.unique(folds, return_counts=True)
-    others = np.frombuffer(b"".join(named), KEY_DTYPE)
-    held = _folded([others[name] for name in KEY_DTYPE.names or ()])
-    shared = np.concatenate((alike[counts > 1], held))
-    once: NDArray[np.bool_] = deltas["ended"] & ~deltas["inbound"] & ~np.isin(folds, shared)
+    once: NDArray[np.bool_] = deltas["ended"] & ~deltas["inbound"]
+    if len(shared):
+        folds = folded(deltas[name] for name in KEY_DTYPE.names or ())
+        places = np.minimum(np.searchsorted(shared, folds), len(shared) - 1)
+        once &= shared[places] != folds
     return once
 
 
-def _folded(columns: list[NDArray[Any]]) -> NDArray[np.uint64]:
-    """One number for each row. Two rows that differ may have one, which takes them the slow way."""
-    folds = np.zeros(len(columns[0]), np.uint64)
+def folded(columns: Iterable[NDArray[Any]]) -> NDArray[np.uint64]:
+    """One number for each row. Two rows that differ may have one, which has to be looked for."""
+    folds: NDArray[np.uint64] = np.uint64(0)  # type: ignore[assignment]
     for column in columns:
         for part in as_numbers(column):
             folds = (folds ^ part.astype(np.uint64)) * _ODD
@@ -126,7 +168,7 @@ class VisitFlow(NamedTuple):
     """One flow in a window. `key`: its 5-tuple as `KEY` packs it. `start_ns`: 0 where the kernel
     does not say. `end_ns`: when it ended; NEVER while it is open. `next_ns`: start of the next flow
     on the same 5-tuple; NEVER without one. `inbound`: somebody outside opened it. `deltas`: how
-    many there were of it, seen from `first_seen_ns` to `last_seen_ns`.
+    many there were of it, seen from `first_seen_ns` to `last_seen_ns`. `host`: which led to it.
     """
 
     key: bytes
@@ -139,9 +181,10 @@ class VisitFlow(NamedTuple):
     up_bytes: int
     down_bytes: int
     deltas: int
+    host: int
 
 
-def visit_flows(deltas: NDArray[Any]) -> Iterator[VisitFlow]:
+def visit_flows(deltas: NDArray[Any], hosts: Hosts) -> Iterator[VisitFlow]:
     """The flows of a window's deltas (with the fields of NO_DELTAS), by their start."""
     order = np.argsort(deltas["start_ns"], kind="stable")
     # Column by column, as numpy is slow at picking from structured arrays.
@@ -169,7 +212,10 @@ def visit_flows(deltas: NDArray[Any]) -> Iterator[VisitFlow]:
 
     keys = [flow[: KEY.size] for flow in places]
     starts: list[int] = start.tolist()
-    columns = (first, last, up, down, np.bincount(at, minlength=size))
+    host = np.zeros(size, np.uint32)
+    earliest = told["seen_ns"] == first[at]
+    host[at[earliest]] = hosts[order][earliest]
+    columns = (first, last, up, down, np.bincount(at, minlength=size), host)
     return starmap(
         VisitFlow,
         zip(

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import struct
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from collector.track.visit_flows import KEY_DTYPE
+from collector.track.groups import grouped, reduced
+from collector.track.host_pool import HostPool
+from collector.track.inside import bases, is_mapped
+from collector.track.narrow import Narrow
+from collector.track.visit_flows import KEY_DTYPE, begun_ns
 from collector.track.visit_names import Name
-from collector.wire.addr import MAPPED, network
 from collector.wire.columns import Columns
 from collector.wire.record_ids import record_ids
 from collector.wire.records import VISIT, VISIT_ECH
@@ -19,6 +23,7 @@ _EVIDENCE: Final = ("dns", "http", "quic", "tls")
 _RANKS: Final = {evidence: rank for rank, evidence in enumerate(_EVIDENCE)}
 """Where a row has several, the strongest is told."""
 
+_KEY: Final = KEY_DTYPE.names or ()
 _SIGHT: Final = struct.Struct("=37sIB??qqQQI")
 _SIGHT_DTYPE: Final = np.dtype(
     [
@@ -34,36 +39,41 @@ _SIGHT_DTYPE: Final = np.dtype(
         ("deltas", "u4"),
     ]
 )
-"""A name on a flow in this window, packed: 80 bytes, where Python's objects take 500."""
-_ROW_DTYPE: Final = np.dtype(
+"""A name on a flow in this window, packed: 80 bytes, where Python's objects take 500. `host` is its
+number in the pool."""
+_FLAT_DTYPE: Final = np.dtype(
     [
-        ("address", "V16"),
-        ("server", "V16"),
-        ("server_port", "u2"),
-        ("protocol", "u1"),
-        ("client_port", "u2"),
-        ("host", "u4"),
+        *((name, KEY_DTYPE[name].newbyteorder("=")) for name in _KEY),
+        *((name, _SIGHT_DTYPE[name]) for name in (_SIGHT_DTYPE.names or ())[1:]),
     ]
 )
-"""What tells rows apart. `address` is the base of the subscriber's prefix, `host` a number;
-`client_port` is 0 where connections are not told apart."""
+"""The same as columns."""
+_ROW: Final = ("client", "server", "server_port", "protocol", "client_port", "host")
+"""What tells rows apart, the client being the base of the subscriber's prefix; without the client's
+port where connections are not told apart."""
+_CHUNK: Final = 4_096
+_IDS: Final = 65_536
+"""Sights put away, and ids made, at a time: what is Python's objects meanwhile is a few MB."""
+
+
+@dataclass(frozen=True, slots=True)
+class RowForm:
+    """Visits of [start_ns, end_ns). `by_connection`: a row for each connection, with the
+    subscriber's port."""
+
+    start_ns: int
+    end_ns: int
+    ipv6_prefix_len: int
+    by_connection: bool = False
 
 
 class VisitRows:
-    """The visits of the window [start_ns, end_ns): `add` each name on each flow, then `columns`.
+    """The visits of a window: `add` each name on each flow, then `columns`, once."""
 
-    `by_connection`: a row for each connection, with the subscriber's port.
-    """
-
-    def __init__(
-        self, start_ns: int, end_ns: int, ipv6_prefix_len: int, by_connection: bool = False
-    ) -> None:
-        self._start_ns = start_ns
-        self._end_ns = end_ns
-        self._ipv6_prefix_len = ipv6_prefix_len
-        self._by_connection = by_connection
-        self._sights = bytearray()
-        self._hosts: dict[str, int] = {}
+    def __init__(self, form: RowForm, pool: HostPool) -> None:
+        self._form, self._pool = form, pool
+        self._loose = bytearray()
+        self._chunks: list[Narrow] = []
         self.handshakes = 0
         """Names from handshakes that were counted for the first time."""
         self.volume = 0
@@ -79,102 +89,107 @@ class VisitRows:
         `up` and `down`: bytes of the flow that are this name's, from so many `deltas`.
         """
         rank = _RANKS[name.evidence]
-        host = self._hosts.setdefault(name.host, len(self._hosts))
+        host = self._pool.number(name.host)
         new = not name.counted
         self.handshakes += new and rank > 0
-        self._sights += _SIGHT.pack(
+        self._loose += _SIGHT.pack(
             key, host, rank, name.ech, new, first_ns, name.last_ns, up, down, deltas
         )
         name.counted = True
         name.pending = False
+        if len(self._loose) >= _CHUNK * _SIGHT.size:
+            self._put_away()
 
-    def add_ended(
-        self, deltas: NDArray[Any], began_ns: NDArray[np.int64], hosts: list[str]
-    ) -> None:
+    def add_ended(self, deltas: NDArray[Any], hosts: NDArray[np.uint32]) -> None:
         """The same for new connections that DNS named, of one delta (as in NO_DELTAS) each."""
-        sights = np.zeros(len(deltas), _SIGHT_DTYPE)
-        for name in KEY_DTYPE.names or ():
-            sights["key"][name] = deltas[name]
-        numbers = self._hosts
-        sights["host"] = [numbers.setdefault(host, len(numbers)) for host in hosts]
-        sights["new"], sights["deltas"] = True, 1
-        sights["first_ns"] = began_ns
-        sights["last_ns"] = np.maximum(began_ns, deltas["seen_ns"])
-        for name in ("up_bytes", "down_bytes"):
+        if not len(deltas):
+            return
+        self._put_away()
+        sights = np.zeros(len(deltas), _FLAT_DTYPE)
+        for name in (*_KEY, "up_bytes", "down_bytes"):
             sights[name] = deltas[name]
-        self._sights += sights.tobytes()
+        sights["host"], sights["new"], sights["deltas"] = hosts, True, 1
+        sights["first_ns"] = begun_ns(deltas)
+        sights["last_ns"] = np.maximum(sights["first_ns"], deltas["seen_ns"])
+        self._chunks.append(Narrow(sights))
 
     def columns(self, now_ns: int) -> Columns:
         """The record columns. A row with no new connection and no bytes says nothing, and is not
         written: it comes of a flow's end, which mostly moved nothing since the delta before."""
-        packed = np.frombuffer(bytes(self._sights), _SIGHT_DTYPE)
-        sights = {name: packed[name].copy() for name in _SIGHT_DTYPE.names or ()}
-        rows, at = self._rows(sights)
-        size = len(rows)
-        first = np.full(size, self._end_ns, np.int64)
-        last = np.zeros(size, np.int64)
-        begun = np.clip(sights["first_ns"], self._start_ns, self._end_ns - 1)
-        np.minimum.at(first, at, begun)
-        np.maximum.at(last, at, np.clip(sights["last_ns"], begun, self._end_ns - 1))
-        rank, ech = np.zeros(size, np.uint8), np.zeros(size, np.bool_)
-        np.maximum.at(rank, at, sights["rank"])
-        np.logical_or.at(ech, at, sights["ech"])
-        connections, deltas = np.zeros(size, np.uint32), np.zeros(size, np.int64)
-        np.add.at(connections, at, sights["new"])
-        np.add.at(deltas, at, sights["deltas"])
-        up, down = np.zeros(size, np.uint64), np.zeros(size, np.uint64)
-        np.add.at(up, at, sights["up_bytes"])
-        np.add.at(down, at, sights["down_bytes"])
+        self._put_away()
+        start_ns, end_ns = self._form.start_ns, self._form.end_ns
+        keys = {name: self._column(name) for name in _ROW}
+        keys["client"] = bases(keys["client"], self._form.ipv6_prefix_len)
+        if not self._form.by_connection:
+            keys["client_port"][:] = 0
+        order, begins = grouped(list(keys.values()))
 
-        self.volume = int(up.sum()) + int(down.sum())
+        def over(how: np.ufunc, column: NDArray[Any], kind: type = np.int64) -> NDArray[Any]:
+            return reduced(how, column[order].astype(kind, copy=False), begins)
+
+        connections = over(np.add, self._column("new"), np.uint32)
+        up = over(np.add, self._column("up_bytes"), np.uint64)
+        down = over(np.add, self._column("down_bytes"), np.uint64)
+        deltas = over(np.add, self._column("deltas"))
         told = (connections > 0) | (up > 0) | (down > 0)
+        self.volume = int(up.sum()) + int(down.sum())
         self.deltas, self.idle_deltas = int(deltas[told].sum()), int(deltas[~told].sum())
+
+        # Rows are in the order of their first sight, as order within a group is.
+        firsts = order[begins]
+        shown = np.argsort(firsts)
+        shown = shown[told[shown]]
+        first_ns = np.clip(self._column("first_ns"), start_ns, end_ns - 1)
+        last_ns = np.clip(self._column("last_ns"), first_ns, end_ns - 1)
+        ech = over(np.logical_or, self._column("ech"), np.bool_)[shown]
+        rank = over(np.maximum, self._column("rank"), np.uint8)[shown]
         numbers = {
-            "first_ns": first[told],
-            "last_ns": last[told],
-            "connections": connections[told],
-            "up_bytes": up[told],
-            "down_bytes": down[told],
-            "flags": np.where(ech[told], VISIT_ECH, 0).astype(np.uint32),
+            "first_ns": over(np.minimum, first_ns)[shown],
+            "last_ns": over(np.maximum, last_ns)[shown],
+            "connections": connections[shown],
+            "up_bytes": up[shown],
+            "down_bytes": down[shown],
+            "flags": np.where(ech, np.uint32(VISIT_ECH), np.uint32(0)),
         }
-        evidence = [_EVIDENCE[each] for each in rank[told].tolist()]
-        return {**self._keys(rows[told], now_ns), "evidence": evidence, **numbers}
+        self._chunks = []
+        evidence = [_EVIDENCE[each] for each in rank.tolist()]
+        rows = {name: column[firsts[shown]] for name, column in keys.items()}
+        return {**self._keys(rows, now_ns), "evidence": evidence, **numbers}
 
-    def _rows(self, sights: dict[str, NDArray[Any]]) -> tuple[NDArray[Any], NDArray[np.intp]]:
-        """The distinct rows, and the place of each sight's among them."""
-        clients = sights["key"]["client"].tolist()
-        bases = {client: network(client, self._length(client)) for client in set(clients)}
-        packed = np.empty(len(clients), _ROW_DTYPE)
-        packed["address"] = np.frombuffer(b"".join(map(bases.__getitem__, clients)), "V16")
-        packed["host"] = sights["host"]
-        for name in ("server", "server_port", "protocol"):
-            packed[name] = sights["key"][name]
-        packed["client_port"] = sights["key"]["client_port"] if self._by_connection else 0
-        places: dict[bytes, int] = {}
-        whole = packed.view(f"V{_ROW_DTYPE.itemsize}").tolist()
-        at = np.array([places.setdefault(row, len(places)) for row in whole], np.intp)
-        return np.frombuffer(b"".join(places), _ROW_DTYPE), at
+    def _put_away(self) -> None:
+        """Sights that were added one by one, as columns."""
+        if self._loose:
+            packed = np.frombuffer(bytes(self._loose), _SIGHT_DTYPE)
+            self._loose.clear()
+            sights = np.empty(len(packed), _FLAT_DTYPE)
+            for name in _FLAT_DTYPE.names or ():
+                sights[name] = packed["key"][name] if name in _KEY else packed[name]
+            self._chunks.append(Narrow(sights))
 
-    def _keys(self, rows: NDArray[Any], now_ns: int) -> dict[str, Any]:
+    def _column(self, name: str) -> NDArray[Any]:
+        """One column of all sights."""
+        none = np.zeros(0, _FLAT_DTYPE[name])
+        return np.concatenate([none, *(chunk.column(name) for chunk in self._chunks)])
+
+    def _keys(self, rows: dict[str, NDArray[Any]], now_ns: int) -> dict[str, Any]:
         """The columns that tell rows apart, and the ids made of them."""
-        size = len(rows)
-        hosts = list(self._hosts)
-        keys = {
-            "start_ns": [self._start_ns] * size,
-            "address": rows["address"].tolist(),
-            "prefix_len": [self._length(address) for address in rows["address"].tolist()],
-            "host": [hosts[number] for number in rows["host"].tolist()],
-            "server": rows["server"].tolist(),
-            "server_port": rows["server_port"].tolist(),
-            "protocol": rows["protocol"].tolist(),
-            "client_port": rows["client_port"].tolist(),
+        size = len(rows["client"])
+        is_short = is_mapped(rows["client"])
+        keys: dict[str, Any] = {
+            "start_ns": np.broadcast_to(np.int64(self._form.start_ns), size),
+            "address": rows["client"],
+            "prefix_len": np.where(is_short, 128, self._form.ipv6_prefix_len).astype(np.uint8),
+            "host": self._pool.names(rows["host"]),
+            **{name: rows[name] for name in ("server", "server_port", "protocol", "client_port")},
         }
+        ids = bytearray()
+        for at in range(0, size, _IDS):
+            part = [keys[name][at : at + _IDS] for name in VISIT.key]
+            lists = (each if isinstance(each, list) else each.tolist() for each in part)
+            ids += b"".join(record_ids(VISIT.name, *lists))
         return {
-            "record_id": record_ids(VISIT.name, *(keys[name] for name in VISIT.key)),
-            "observed_ns": np.full(size, now_ns, np.int64),
-            "end_ns": np.full(size, self._end_ns, np.int64),
+            "record_id": np.frombuffer(ids, "V16"),
+            "observed_ns": np.broadcast_to(np.int64(now_ns), size),
+            "end_ns": np.broadcast_to(np.int64(self._form.end_ns), size),
             **keys,
         }
-
-    def _length(self, address: bytes) -> int:
-        return 128 if address[:12] == MAPPED else self._ipv6_prefix_len

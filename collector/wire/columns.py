@@ -184,8 +184,8 @@ def string_lengths(array: pa.Array[Any]) -> np.ndarray[Any, np.dtype[np.int64]]:
     offsets = array.buffers()[1]
     if offsets is None or not len(array):
         return np.zeros(0, np.int64)
-    ends = np.frombuffer(offsets, np.int32)[array.offset : array.offset + len(array) + 1]
-    return np.diff(ends.astype(np.int64))
+    ends = np.frombuffer(memoryview(offsets), np.int32)[array.offset :].astype(np.int64)
+    return ends[1 : len(array) + 1] - ends[: len(array)]
 
 
 def longest(array: pa.Array[Any]) -> int:

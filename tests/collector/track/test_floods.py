@@ -148,14 +148,14 @@ def answers(start: int, stop: int, tracker: Hosts) -> None:
     for number in range(start, stop):
         address = MAPPED + struct.pack(">I", number)
         name = f"n{number}.example"
-        tracker.resolved(Resolution(T0, client(number % 50), SERVER, name, (address,)))
+        tracker.resolved(Resolution(T0 + number, client(number % 50), SERVER, name, (address,)))
 
 
 @pytest.mark.parametrize(("flood", "stage"), [(names, "names"), (answers, "answers")])
 def test_new_names_are_bounded_and_their_eviction_is_a_loss(
     flood: Callable[[int, int, Hosts], None], stage: str
 ) -> None:
-    tracker = Hosts(HostsConfig(ACCESS, max_flows=1_000, max_answers=1_000))
+    tracker = Hosts(HostsConfig(ACCESS, max_flows=1_000, max_answers=1_000, max_hosts=2_000))
     held, more = growth(lambda start, stop: flood(start, stop, tracker), 2_000)
     assert more < held * (SPARE - 1)
     rows = tracker.take(T0, T0 + 300 * 10**9, T0)["visit"]

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from collector.track import answers, flow_delta
+from collector.track import answer_runs, flow_delta, visit_flows
 from collector.track import hosts as module
 from collector.track.hosts import Hosts, HostsConfig, HostSeen, Resolution
 from collector.track.visit_flows import NO_DELTAS
@@ -115,7 +115,8 @@ def take(tracker: Hosts, number: int = 0) -> list[dict[str, Any]]:
     columns = tracker.take(start, start + WINDOW, start + WINDOW + S)["visit"]
     assert set(columns) == set(VISIT.names)
     (length,) = {len(values) for values in columns.values()}
-    rows = [{name: columns[name][i] for name in columns} for i in range(length)]
+    values = {name: np.asarray(column).tolist() for name, column in columns.items()}
+    rows = [{name: values[name][i] for name in columns} for i in range(length)]
     for row in rows:
         assert row["record_id"] == record_id("visit", *(row[name] for name in VISIT.key))
         assert (row["start_ns"], row["end_ns"]) == (start, start + WINDOW)
@@ -286,11 +287,11 @@ def test_a_look_up_repeated_in_the_window_still_names_the_flow_before_it() -> No
 
 def test_latest_hosts_of_an_address_are_remembered() -> None:
     tracker = hosts()
-    for number in range(answers.RUNS_PER_SERVER + 2):
+    for number in range(answer_runs.RUNS_PER_SERVER + 2):
         tracker.resolved(resolved(10 * number, f"h{number}.example"))
         tracker.flows(flow(10 * number + 1, 200, port=number))
     named = sorted(row["host"] for row in take(tracker))
-    assert named == [f"h{number}.example" for number in range(2, answers.RUNS_PER_SERVER + 2)]
+    assert named == [f"h{number}.example" for number in range(2, answer_runs.RUNS_PER_SERVER + 2)]
 
 
 def test_a_handshake_beats_dns_even_later() -> None:
@@ -571,7 +572,7 @@ def test_flows_joined_by_columns_are_joined_as_one_by_one(events: list[Any], fin
             if slow:
                 patch.setattr(module, "told_once", lambda deltas, _: np.zeros(len(deltas), bool))
             else:
-                patch.setattr(module, "_TOGETHER", 2)
+                patch.setattr(visit_flows, "_CHUNK", 2)
             for kind, port, host, step in events:
                 now = min(now + step, 290)
                 if kind == "seen":
