@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 import typer
 
 from collector import config as configuration
+from collector import memory
 
 if TYPE_CHECKING:
     from collector.replay import ReplayConfig
@@ -109,6 +110,7 @@ def run(
     # the interpreter, which would for a fifth of a second, takes a tenth of that.
     gc.collect()
     gc.freeze()
+    memory.settle()
     try:
         collector.run(lambda: stopping)
     except (OSError, RestartNeeded) as error:

@@ -69,9 +69,15 @@ class Runs(NamedTuple):
         numbers = np.zeros(0, np.uint32)
         return cls(np.zeros(0, np.uint64), numbers, times, times, numbers)
 
-    def pick(self, where: NDArray[Any]) -> Runs:
+    def pick(self, where: NDArray[Any] | slice) -> Runs:
         """Some of the runs."""
-        return Runs(*(column[where] for column in self))
+        return Runs(
+            self.keys[where],
+            self.clients[where],
+            self.first_ns[where],
+            self.last_ns[where],
+            self.hosts[where],
+        )
 
     def newest(self) -> NDArray[np.intp]:
         """Where the latest run of each pair is."""
@@ -81,8 +87,9 @@ class Runs(NamedTuple):
 
     def of_pairs(self, kept: NDArray[np.bool_]) -> Runs:
         """The runs of some of the pairs, which are in the order of `newest`."""
-        newest = self.newest()
-        return self.pick(np.repeat(kept, np.diff(newest, prepend=-1)))
+        if kept.all():
+            return self
+        return self.pick(np.repeat(kept, np.diff(self.newest(), prepend=-1)))
 
 
 def merged(older: Runs, newer: Runs, life_ns: int) -> Runs:
@@ -91,6 +98,8 @@ def merged(older: Runs, newer: Runs, life_ns: int) -> Runs:
     Within a run each answer follows within `life_ns` of the one before, so whatever begins between
     its first and last was led by an answer still alive.
     """
+    if not len(newer.keys):
+        return older
     keys = np.concatenate((older.keys, newer.keys))
     order = np.argsort(keys, kind="stable")  # of two sorted parts: they are only merged
     keys = keys[order]
@@ -125,6 +134,8 @@ def look_up(
     places = np.searchsorted(runs.keys, keys, side="right") - 1
     met = np.zeros(len(keys), np.bool_)
     hosts = np.full(len(keys), NO_HOST, np.uint32)
+    if not len(runs.keys):
+        return hosts, met
     left = np.flatnonzero(places >= 0)
     while len(left):
         at = places[left]

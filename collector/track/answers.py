@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Final
 
 import numpy as np
@@ -23,9 +24,12 @@ _TOLD: Final = struct.Struct("=16s16sqI")
 _TOLD_DTYPE: Final = np.dtype(
     [("client", "V16"), ("server", "V16"), ("ts_ns", "i8"), ("host", "u4")]
 )
-_MAX_TOLD: Final = 8_192
-_MAX_YOUNG: Final = 32_768
-"""Answers as they were told, and young runs, that are sorted in together: 1.4 MB in all."""
+_SHARDS: Final = 16
+_EDGES: Final = np.arange(1, _SHARDS, dtype=np.uint64) << np.uint64(60)
+"""All runs are sixteen parts by their key, so that sorting in takes little memory besides."""
+_MAX_TOLD: Final = 4_096
+_MAX_YOUNG: Final = 16_384
+"""Answers as they were told, and young runs, that are sorted in together: 0.7 MB in all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,14 +54,15 @@ class Answers:
         self._max_young = min(_MAX_YOUNG, config.max_answers // 4)
         self._max_told = min(_MAX_TOLD, self._max_young) * _TOLD.size
         self._told = bytearray()
-        self._young, self._old = Runs.empty(), Runs.empty()
+        self._young = Runs.empty()
+        self._old = [Runs.empty()] * _SHARDS
         self.evicted = 0
 
     @property
     def size(self) -> int:
         """Pairs of client and server held."""
         self._sort_in()
-        return len(self._old.newest())
+        return sum(len(runs.newest()) for runs in self._old)
 
     def add(self, event: Resolution) -> None:
         """A client was told the addresses of a host, which are not none."""
@@ -77,25 +82,28 @@ class Answers:
         life_ns = self._config.life_ns
         hosts, met = look_up(self._young, keys, at_ns, life_ns)
         left = np.flatnonzero(~met)
-        hosts[left], _ = look_up(self._old, keys[left], at_ns[left], life_ns)
+        left = left[np.argsort(keys[left])]
+        for runs, part in zip(self._old, _parts(keys[left]), strict=True):
+            asked = left[part]
+            hosts[asked], _ = look_up(runs, keys[asked], at_ns[asked], life_ns)
         return hosts
 
     def expire(self, before_ns: int) -> None:
         """Drops what was last answered before `before_ns`."""
         self._sort_in()
-        self._old = self._old.of_pairs(self._old.last_ns[self._old.newest()] >= before_ns)
+        self._old = [runs.of_pairs(last_ns(runs) >= before_ns) for runs in self._old]
 
     def halve(self) -> None:
         """Lets the older half of the pairs go, as by a limit."""
         self._sort_in()
-        last_ns = self._old.last_ns[self._old.newest()]
-        if len(last_ns) > 1:
-            self._keep(_latest(last_ns, len(last_ns) // 2))
+        times = np.concatenate([*map(last_ns, self._old)])
+        if len(times) > 1:
+            self._keep(_latest(times, len(times) // 2))
 
     def numbers(self) -> list[NDArray[np.uint32]]:
         """The numbers of all hosts held, to be changed in place."""
         self._sort_in()
-        return [self._old.hosts]
+        return [runs.hosts for runs in self._old]
 
     def _settle(self) -> None:
         """Sorts what was told into the young runs, and these into all where they are many."""
@@ -117,25 +125,51 @@ class Answers:
         if not len(self._young.keys):
             return
         young, self._young = self._young, Runs.empty()
-        self._old = merged(self._old, young, self._config.life_ns)
-        newest = self._old.newest()
-        clients, last_ns = self._old.clients[newest], self._old.last_ns[newest]
-        kept = np.ones(len(newest), np.bool_)
-        told, counts = np.unique(clients, return_counts=True)
-        for client in told[counts > self._config.max_answers_per_client]:
+        for at, part in enumerate(_parts(young.keys)):
+            runs = young.pick(part)
+            self._old[at] = merged(self._old[at], runs, self._config.life_ns)
+        self._bound_clients()
+        if sum(len(runs.keys) for runs in self._old) > self._config.max_answers:
+            times = np.concatenate([*map(last_ns, self._old)])
+            if len(times) > self._config.max_answers:
+                self._keep(_latest(times, self._config.max_answers))
+
+    def _bound_clients(self) -> None:
+        """Lets the oldest pairs go of clients that have too many."""
+        most = self._config.max_answers_per_client
+        clients = np.concatenate([runs.clients[runs.newest()] for runs in self._old])
+        # First by the lower half of the number, which nearly always says that there are none.
+        half = clients.astype(np.uint16)
+        many = np.flatnonzero(np.bincount(half) > most)
+        if not len(many):
+            return
+        told, counts = np.unique(clients[np.isin(half, many)], return_counts=True)
+        times = np.concatenate([*map(last_ns, self._old)])
+        kept = np.ones(len(times), np.bool_)
+        for client in told[counts > most]:
             of_client = np.flatnonzero(clients == client)
-            most = self._config.max_answers_per_client
-            kept[of_client] = _latest(last_ns[of_client], most)
-        left = np.flatnonzero(kept)
-        if len(left) > self._config.max_answers:
-            kept[left] = _latest(last_ns[left], self._config.max_answers)
+            kept[of_client] = _latest(times[of_client], most)
         self._keep(kept)
 
     def _keep(self, kept: NDArray[np.bool_]) -> None:
         """Lets all other pairs go."""
-        if not kept.all():
-            self.evicted += int(np.count_nonzero(~kept))
-            self._old = self._old.of_pairs(kept)
+        if kept.all():
+            return
+        self.evicted += int(np.count_nonzero(~kept))
+        for at, runs in enumerate(self._old):
+            pairs = len(runs.newest())
+            self._old[at], kept = runs.of_pairs(kept[:pairs]), kept[pairs:]
+
+
+def last_ns(runs: Runs) -> NDArray[np.int64]:
+    """When each pair was last answered, in the order of `newest`."""
+    return runs.last_ns[runs.newest()]
+
+
+def _parts(keys: NDArray[np.uint64]) -> list[slice]:
+    """Where among sorted keys those of each shard are."""
+    cuts = [0, *np.searchsorted(keys, _EDGES).tolist(), len(keys)]
+    return [slice(*cut) for cut in pairwise(cuts)]
 
 
 def _latest(times: NDArray[np.int64], most: int) -> NDArray[np.bool_]:

@@ -25,6 +25,9 @@ class HostPool:
     def __len__(self) -> int:
         return len(self._names)
 
+    def __contains__(self, host: str) -> bool:
+        return host in self._numbers
+
     @property
     def is_full(self) -> bool:
         """Whether names have reached the limit."""

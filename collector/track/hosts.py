@@ -115,6 +115,7 @@ class Hosts:
         )
         self._names: dict[bytes, list[Name]] = {}
         self._deltas = Waiting(self._led)
+        self._is_crowded = False
         self._taken_ns = 0
         self._evicted = 0
         self._losses: list[Loss] = []
@@ -153,9 +154,12 @@ class Hosts:
         elif not event.addresses:
             ignore(counts, "no-address")
         else:
-            self._answers.add(event)
             counts["recorded"] += 1
-            if self._pool.is_full:
+            if self._is_crowded and event.host not in self._pool:
+                self._answers.evicted += len(event.addresses)
+                return
+            self._answers.add(event)
+            if self._pool.is_full and not self._is_crowded:
                 self._make_room()
 
     def flows(self, deltas: NDArray[Any]) -> None:
@@ -179,7 +183,8 @@ class Hosts:
         self.counts["flows"]["bytes.named"] += rows.volume
         ignore(self.counts["flows"], "idle", rows.idle_deltas)
         self._answers.expire(start_ns - config.answer_life_ns)
-        self._pool.keep([*self._answers.numbers(), *self._deltas.numbers()])
+        self._forget_hosts()
+        self._is_crowded = False
         self._report(start_ns, end_ns)
         self._taken_ns = end_ns
         return {VISIT.name: columns}
@@ -242,11 +247,17 @@ class Hosts:
         return self._answers.hosts(deltas["client"], deltas["server"], begun_ns(deltas))
 
     def _make_room(self) -> None:
-        """Forgets host names that nothing has any more; where that is too few, answers."""
-        self._pool.keep([*self._answers.numbers(), *self._deltas.numbers()])
-        if len(self._pool) > self._config.max_hosts // 4 * 3:
+        """Forgets host names that nothing has any more. Where that is too few, answers go, and
+        where flows that wait have the names, no new ones are taken until the window closes."""
+        enough = self._config.max_hosts // 4 * 3
+        self._forget_hosts()
+        if len(self._pool) > enough:
             self._answers.halve()
-            self._pool.keep([*self._answers.numbers(), *self._deltas.numbers()])
+            self._forget_hosts()
+        self._is_crowded = len(self._pool) > enough
+
+    def _forget_hosts(self) -> None:
+        self._pool.keep([*self._answers.numbers(), *self._deltas.numbers()])
 
     def _join(self, rows: VisitRows, end_ns: int) -> None:
         """Gives flows their names, and the names with what the flows carried to the rows."""

@@ -137,7 +137,8 @@ def shared_tuples(folds: NDArray[np.uint64], named: Iterable[bytes]) -> NDArray[
     folds = np.sort(folds)
     again = folds[1:][folds[1:] == folds[:-1]]
     others = np.frombuffer(b"".join(named), KEY_DTYPE)
-    return np.union1d(again, folded(others[name] for name in KEY_DTYPE.names or ()))
+    held = folded(others[name] for name in KEY_DTYPE.names or ())
+    return np.sort(np.concatenate((again, held)))
 
 
 def told_once(deltas: NDArray[Any], shared: NDArray[np.uint64]) -> NDArray[np.bool_]:

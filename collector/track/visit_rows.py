@@ -111,18 +111,14 @@ class VisitRows:
         sights["host"], sights["new"], sights["deltas"] = hosts, True, 1
         sights["first_ns"] = begun_ns(deltas)
         sights["last_ns"] = np.maximum(sights["first_ns"], deltas["seen_ns"])
-        self._chunks.append(Narrow(sights))
+        self._keep(sights)
 
     def columns(self, now_ns: int) -> Columns:
         """The record columns. A row with no new connection and no bytes says nothing, and is not
         written: it comes of a flow's end, which mostly moved nothing since the delta before."""
         self._put_away()
         start_ns, end_ns = self._form.start_ns, self._form.end_ns
-        keys = {name: self._column(name) for name in _ROW}
-        keys["client"] = bases(keys["client"], self._form.ipv6_prefix_len)
-        if not self._form.by_connection:
-            keys["client_port"][:] = 0
-        order, begins = grouped(list(keys.values()))
+        order, begins = grouped(lambda: map(self._column, _ROW))
 
         def over(how: np.ufunc, column: NDArray[Any], kind: type = np.int64) -> NDArray[Any]:
             return reduced(how, column[order].astype(kind, copy=False), begins)
@@ -151,9 +147,9 @@ class VisitRows:
             "down_bytes": down[shown],
             "flags": np.where(ech, np.uint32(VISIT_ECH), np.uint32(0)),
         }
+        rows = {name: self._column(name)[firsts[shown]] for name in _ROW}
         self._chunks = []
         evidence = [_EVIDENCE[each] for each in rank.tolist()]
-        rows = {name: column[firsts[shown]] for name, column in keys.items()}
         return {**self._keys(rows, now_ns), "evidence": evidence, **numbers}
 
     def _put_away(self) -> None:
@@ -164,7 +160,14 @@ class VisitRows:
             sights = np.empty(len(packed), _FLAT_DTYPE)
             for name in _FLAT_DTYPE.names or ():
                 sights[name] = packed["key"][name] if name in _KEY else packed[name]
-            self._chunks.append(Narrow(sights))
+            self._keep(sights)
+
+    def _keep(self, sights: NDArray[Any]) -> None:
+        """Keeps sights, of their clients what tells rows apart."""
+        sights["client"] = bases(sights["client"], self._form.ipv6_prefix_len)
+        if not self._form.by_connection:
+            sights["client_port"] = 0
+        self._chunks.append(Narrow(sights))
 
     def _column(self, name: str) -> NDArray[Any]:
         """One column of all sights."""

@@ -95,7 +95,7 @@ def record_ids(
     """
     raw = keys.tobytes()
     heads: dict[tuple[int, int], Any] = {}
-    tails = {length: _part(str(length).encode()) for length in np.unique(lengths).tolist()}
+    tails = {length: _part(str(length).encode()) for length in set(lengths.tolist())}
     size = (16).to_bytes(4, "big")
     out = bytearray()
     rows = zip(start.tolist(), end.tolist(), lengths.tolist(), strict=True)

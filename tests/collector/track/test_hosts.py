@@ -569,10 +569,9 @@ def test_flows_joined_by_columns_are_joined_as_one_by_one(events: list[Any], fin
         tracker, now = hosts(by_connection=fine), 0
         rows = []
         with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(visit_flows, "_CHUNK", 2)
             if slow:
                 patch.setattr(module, "told_once", lambda deltas, _: np.zeros(len(deltas), bool))
-            else:
-                patch.setattr(visit_flows, "_CHUNK", 2)
             for kind, port, host, step in events:
                 now = min(now + step, 290)
                 if kind == "seen":
