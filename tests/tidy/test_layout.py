@@ -28,7 +28,7 @@ LONG_FUNCTIONS: Final[dict[str, int]] = {}
 FENCES: Final[dict[str, tuple[str, ...]]] = {
     "clickhouse_driver": ("aggregator/store/client.py",),
     "chdb": ("aggregator/store/engine_main.py",),
-    "pyroute2": ("collector/capture/",),
+    "pyroute2": ("tests/", "bench/"),
     "scapy": ("tests/",),
     "typer": (
         "collector/cli.py",
