@@ -174,7 +174,9 @@ class Keys:
     def sort_in(self) -> None:
         """Keeps all in the array, which is for a set that is not added to any more."""
         latest = np.fromiter(self._latest, np.uint64, len(self._latest))
-        self._sorted = np.sort(np.concatenate((self._sorted, latest)))
+        keys = np.sort(np.concatenate((self._sorted, latest)))
+        # What np.unique would do, which loads numpy's masked arrays the first time.
+        self._sorted = keys[np.concatenate(([True], keys[1:] != keys[:-1]))[: len(keys)]]
         self._latest = set()
 
     def holds(self, keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:

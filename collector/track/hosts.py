@@ -24,7 +24,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -32,11 +31,11 @@ from numpy.typing import NDArray
 
 from collector.track.answers import Answers, AnswersConfig
 from collector.track.flow_table import pick
+from collector.track.host_config import HostsConfig
 from collector.track.host_events import HostSeen, Resolution
 from collector.track.host_pool import NO_HOST, HostPool
 from collector.track.inside import Prefixes
 from collector.track.ranges import Ranges
-from collector.track.safeguard.targets import Targets
 from collector.track.stage_counts import ignore, stage
 from collector.track.visit_flows import (
     KEY,
@@ -69,29 +68,6 @@ MAX_SNAPSHOT_FLOWS: Final = 65_536
 
 _PORTLESS: Final = (1, 58)
 """ICMP of both families: an echo is no visit, whatever its address was resolved from."""
-
-
-@dataclass(frozen=True, slots=True)
-class HostsConfig:
-    """`access`: (base, prefix length in 128 bits) of the subscribers; others are ignored.
-    `by_connection`: a row for each connection, not for each host and server.
-    `targets`: of SafeGuard, to whose pages there are no visits.
-
-    Tables: a flow's names cost about 500 bytes, an answer 32, each different host about 200.
-    """
-
-    access: tuple[tuple[bytes, int], ...]
-    ipv6_prefix_len: int = 64
-    by_connection: bool = False
-    resolver_ports: tuple[int, ...] = (53,)
-    targets: Targets | None = None
-    max_flows: int = 262_144
-    max_answers: int = 262_144
-    max_answers_per_client: int = 2_048
-    max_hosts: int = 262_144
-    answer_life_ns: int = 7_200 * SECOND_NS
-    """systemd-resolved keeps an answer for two hours at most, browsers and unbound less or a day;
-    an older one is more likely to name a stranger on a shared server."""
 
 
 class Hosts:

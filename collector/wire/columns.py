@@ -138,26 +138,33 @@ def _array(
 
 def _integers(column: Column, values: Sequence[Any] | np.ndarray[Any, Any]) -> pa.Array[Any]:
     arrow, low, high = _INTEGER_TYPES[column.type]
+    kind = arrow.to_pandas_dtype()
     if isinstance(values, np.ndarray) and values.dtype.kind in "iu":
         if len(values) and not low <= int(values.min()) <= int(values.max()) <= high:
             raise OverflowError
-        return pa.array(values.astype(arrow.to_pandas_dtype(), copy=False), type=arrow)
+        return _made(arrow, np.ascontiguousarray(values, kind))
     items = values.tolist() if isinstance(values, np.ndarray) else values
-    # Arrow would cut 1.5 to 1 and take None, so look at the types first.
-    for kind in set(map(type, items)):
-        if kind is bool or not issubclass(kind, int | np.integer):
+    # numpy would cut 1.5 to 1 and take True, so look at the types first.
+    for each in set(map(type, items)):
+        if each is bool or not issubclass(each, int | np.integer):
             raise TypeError
-    return pa.array(items, type=arrow)
+    if len(items) and not low <= min(items) <= max(items) <= high:
+        raise OverflowError
+    return _made(arrow, np.fromiter(items, kind, len(items)))
 
 
 def _strings(values: Sequence[Any] | np.ndarray[Any, Any]) -> pa.Array[Any]:
     items = values.tolist() if isinstance(values, np.ndarray) else values
     if not all(issubclass(kind, str) for kind in set(map(type, items))):
         raise TypeError
-    array = pa.array(items, type=pa.string())
-    if longest(array) > MAX_STRING_BYTES:
+    text = "".join(items)
+    data = text.encode()
+    whole = items if len(data) == len(text) else [item.encode() for item in items]
+    ends = np.zeros(len(items) + 1, np.int64)
+    np.cumsum(np.fromiter(map(len, whole), np.int64, len(items)), out=ends[1:])
+    if ends[-1] >= 2**31 or np.diff(ends).max(initial=0) > MAX_STRING_BYTES:
         raise ValueError
-    return array
+    return _made(pa.string(), ends.astype(np.int32), data)
 
 
 def _fixed(values: Sequence[Any] | np.ndarray[Any, Any]) -> pa.Array[Any]:
@@ -168,12 +175,26 @@ def _fixed(values: Sequence[Any] | np.ndarray[Any, Any]) -> pa.Array[Any]:
         if kind not in (("S", 16, ()), ("V", 16, ()), ("u", 1, (16,))):
             raise TypeError
         # The raw memory, because items of S16 lose their trailing zero bytes.
-        raw = pa.py_buffer(np.ascontiguousarray(values).tobytes())
-        return pa.Array.from_buffers(arrow, len(values), [None, raw])
+        return _made(arrow, np.frombuffer(np.ascontiguousarray(values).tobytes(), f"V{_ID_BYTES}"))
     items = values.tolist() if isinstance(values, np.ndarray) else values
     if not all(issubclass(kind, bytes) for kind in set(map(type, items))):
         raise TypeError
-    return pa.array(items, type=arrow)
+    if set(map(len, items)) - {_ID_BYTES}:
+        raise ValueError
+    return _made(arrow, np.frombuffer(b"".join(items), f"V{_ID_BYTES}"))
+
+
+def _made(
+    arrow: pa.DataType, values: np.ndarray[Any, Any], data: bytes | None = None
+) -> pa.Array[Any]:
+    """An array of the memory of `values`, which with `data` are the ends of its strings.
+
+    Not by `pa.array`, which imports pandas where that is installed: 40 MB and a second.
+    """
+    buffers = [None, pa.py_buffer(values.data.cast("B") if values.size else b"")]
+    if data is None:
+        return pa.Array.from_buffers(arrow, len(values), buffers)
+    return pa.Array.from_buffers(arrow, len(values) - 1, [*buffers, pa.py_buffer(data)])
 
 
 def string_lengths(array: pa.Array[Any]) -> np.ndarray[Any, np.dtype[np.int64]]:

@@ -59,7 +59,7 @@ def merge(losses: Iterable[Loss], limit: int = MAX_LOSSES) -> list[Loss]:
     where even the kinds are too many, the rest becomes one loss of unknown amount.
     """
     kinds: dict[tuple[str, ...], list[Loss]] = {}
-    for loss in sorted(map(_valid, losses), key=lambda loss: (loss.start_ns, loss.end_ns)):
+    for loss in sorted(map(_valid, losses), key=_order):
         kinds.setdefault((loss.stage, loss.reason, loss.unit, loss.scope), []).append(loss)
     for kind, same in kinds.items():
         kinds[kind] = _join_equal(same)
@@ -77,7 +77,7 @@ def merge(losses: Iterable[Loss], limit: int = MAX_LOSSES) -> list[Loss]:
         for loss in rest[1:]:
             scrap = replace(_join(scrap, loss), amount=UNKNOWN)
         result = [*result[: limit - 1], scrap]
-    return sorted(_distinct(result), key=lambda loss: (loss.start_ns, loss.end_ns))
+    return sorted(_distinct(result), key=_order)
 
 
 def loss_to_json(loss: Loss) -> dict[str, object]:
@@ -98,6 +98,12 @@ def loss_from_json(fields: Mapping[str, Any]) -> Loss:
     if not all(type(value) is int for value in times.values()):
         raise ValueError("not a loss")
     return Loss(**values, **times, classes=classes)
+
+
+def _order(loss: Loss) -> tuple[int | str, ...]:
+    """By time; those of the same interval by what tells them apart, so that the order in which
+    they came, or are merged again, changes nothing."""
+    return loss.start_ns, loss.end_ns, loss.stage, loss.reason, loss.unit, loss.scope
 
 
 def _identity(loss: Loss) -> bytes:
