@@ -13,7 +13,8 @@ import numpy.typing as npt
 
 from collector.track.flow_table import Entries, begin_of, pick
 from collector.wire.columns import Columns
-from collector.wire.records import MAPPING, record_id
+from collector.wire.record_ids import record_ids
+from collector.wire.records import MAPPING
 
 ROW: Final = np.dtype(
     [
@@ -81,9 +82,8 @@ class FlowMappings:
 
 def columns_of(rows: Rows, now_ns: int) -> Columns:
     """`mapping` columns."""
-    key = zip(*(rows[name].tolist() for name in MAPPING.key), strict=True)
     return {
-        "record_id": [record_id(MAPPING.name, *values) for values in key],
+        "record_id": record_ids(MAPPING.name, *(rows[name].tolist() for name in MAPPING.key)),
         "observed_ns": np.full(len(rows), now_ns, np.int64),
         "start_ns": rows["start_ns"],
         "end_ns": rows["end_ns"],
