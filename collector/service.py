@@ -162,10 +162,8 @@ class Collector:
 
     def step(self) -> None:
         """One turn of the loop: what waits at the sockets, then what time demands."""
-        ready = self.sources.select(_POLL_S, (self.conntrack.fileno(), *self.exports.descriptors))
-        # Reading what is empty costs four times what waiting does. A loss begins at the last look.
-        if ready or self.config.control.detail_files or self._monotonic() >= self._tick_at:
-            self._receive()
+        self.sources.select(_POLL_S, (self.conntrack.fileno(), *self.exports.descriptors))
+        self._receive()
         now, monotonic = self._now(), self._monotonic()
         loss = self.window.clock(now, monotonic)
         if loss:

@@ -129,14 +129,13 @@ class Sources:
         self._looked_ns = reading.ts_ns
         self._complain(found)
 
-    def select(self, timeout_s: float, also: tuple[int, ...]) -> bool:
-        """Wait until a socket or a descriptor of `also` has something, at most `timeout_s`; whether
-        one has."""
+    def select(self, timeout_s: float, also: tuple[int, ...]) -> None:
+        """Wait until a socket or a descriptor of `also` has something, at most `timeout_s`."""
         if also != self._extra:
             for descriptor in also:
                 self._selector.register(descriptor, selectors.EVENT_READ)
             self._extra = also
-        return bool(self._selector.select(timeout_s))
+        self._selector.select(timeout_s)
 
     def read(self, limit: int) -> Iterator[Frame]:
         """What waits in every socket, at most `limit` frames of each."""
