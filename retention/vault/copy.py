@@ -14,14 +14,14 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple
-
-import numpy as np
+from functools import cached_property
+from typing import Final
 
 from aggregator.store.client import Client, Unavailable
 from retention.model import Place
+from retention.vault.fingerprint import Fingerprint, fingerprint
 from retention.vault.port import Approved, PreserveError, Selection, Target
-from retention.vault.scratch import KEY_TYPE, chosen_table, scope_table
+from retention.vault.scratch import chosen_table, scope_table
 from retention.vault.shards import Shard
 from retention.vault.tables import (
     FINAL_BY_PARTITION,
@@ -44,36 +44,9 @@ BY_SUBSCRIBER: Final = frozenset({"usage", "session", "visit", "call"})
 """Classes whose tables are sorted by the subscriber first."""
 
 
-class Fingerprint(NamedTuple):
-    """What tells two sets of rows apart, whatever their order: count, xor and sum of row hashes."""
-
-    rows: int = 0
-    xor: int = 0
-    total: int = 0
-
-    def plus(self, other: Fingerprint) -> Fingerprint:
-        """Of both sets together."""
-        return Fingerprint(
-            self.rows + other.rows, self.xor ^ other.xor, (self.total + other.total) % 2**64
-        )
-
-    def minus(self, part: Fingerprint) -> Fingerprint:
-        """Of what is left of a set without a part of it."""
-        return Fingerprint(
-            self.rows - part.rows, self.xor ^ part.xor, (self.total - part.total) % 2**64
-        )
-
-    @classmethod
-    def of(cls, ids: bytes) -> Fingerprint:
-        """Of the rows of a selection, by what was read of them."""
-        hashes = np.frombuffer(ids, dtype=KEY_TYPE)["row_hash"]
-        xor = int(np.bitwise_xor.reduce(hashes)) if len(hashes) else 0
-        return cls(len(hashes), xor, int(np.add.reduce(hashes, dtype=np.uint64)))
-
-
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where selected rows are copied from; `where` stands beside the place's condition.
+    """Where selected rows are; `where` stands beside the place's condition.
 
     is_returned: live rows of a place that was destroyed before, and has its held ones in the vault.
     """
@@ -83,15 +56,30 @@ class Origin:
     is_returned: bool = False
 
 
-@dataclass(frozen=True, slots=True)
 class _Work:
-    """One shard's part of a copy: its server and the table there that has the chosen keys."""
+    """One shard's part of a copy: its server, and on it tables of what was selected."""
 
-    shard: Shard
-    client: Client
-    chosen: str
-    sorted_by: str
-    """A condition on what tables are sorted by, so that few blocks are read; or "1"."""
+    def __init__(
+        self, number: int, shard: Shard, selection: Selection, stack: contextlib.ExitStack
+    ) -> None:
+        self.shard, self.client = shard, shard.first
+        self.blocks = None if selection.blocks is None else selection.blocks[number]
+        self._selection, self._stack = selection, stack
+
+    @cached_property
+    def chosen(self) -> str:
+        """The table of the selection's keys."""
+        return self._stack.enter_context(chosen_table(self.client, self._selection.ids))
+
+    @cached_property
+    def sorted_by(self) -> str:
+        """A condition on what tables are sorted by, so that few blocks are read; or "1"."""
+        names = self._selection.subscribers
+        if not names or self._selection.place.record_class not in BY_SUBSCRIBER:
+            return "1"
+        values = [each.encode() for each in names]
+        scope = self._stack.enter_context(scope_table(self.client, [values]))
+        return f"subscriber IN (SELECT value FROM {scope})"
 
 
 class Copier:
@@ -136,15 +124,9 @@ class Copier:
             for each in work:
                 self._clear_staging(each.client, place)
             staged = [self._copied(each, place, Origin("vault"), expected) for each in work]
-            if _together(staged) != expected:
+            if Fingerprint.together(staged) != expected:
                 raise PreserveError("changed", "the selected rows are not as they were")
             self._exchange(work, place, staged)
-
-    def preserved(self, selection: Selection) -> bool:
-        """Whether every row of a selection is in the vault now."""
-        with self._work(selection) as work:
-            expected = Fingerprint.of(selection.ids)
-            return self._sum(work, selection.place, Origin("vault")) == expected
 
     def drop(self, approved: Approved) -> None:
         """Destroy a live partition on every shard; nothing to do where it is gone."""
@@ -193,17 +175,10 @@ class Copier:
     @contextlib.contextmanager
     def _work(self, selection: Selection) -> Iterator[list[_Work]]:
         with contextlib.ExitStack() as stack:
-            work = []
-            for shard in self._shards:
-                client = shard.first
-                shard.settle(client, [self._names.table(selection.place.record_class, "vault")])
-                chosen = stack.enter_context(chosen_table(client, selection.ids))
-                condition = "1"
-                if selection.subscribers and selection.place.record_class in BY_SUBSCRIBER:
-                    values = [each.encode() for each in selection.subscribers]
-                    scope = stack.enter_context(scope_table(client, [values]))
-                    condition = f"subscriber IN (SELECT value FROM {scope})"
-                work.append(_Work(shard, client, chosen, condition))
+            work = [_Work(n, shard, selection, stack) for n, shard in enumerate(self._shards)]
+            for each in work:
+                vault = self._names.table(selection.place.record_class, "vault")
+                each.shard.settle(each.client, [vault])
             yield work
 
     # Putting a partition together
@@ -218,19 +193,18 @@ class Copier:
         if not self._fingerprint(work.client, place, "vault").rows:
             return Fingerprint()
         record_class = place.record_class
-        vault = self._names.table(record_class, "vault")
-        leave = f"SELECT record_id, row_hash FROM {work.chosen}"
+        vault, key = self._names.table(record_class, "vault"), row_key(record_class)
+        stays = f"{key} NOT IN (SELECT record_id, row_hash FROM {work.chosen})"
         if origin.kept == "live" and not origin.is_returned:
-            leave = (
-                f"SELECT record_id, {row_hash(record_class)}"
+            stays += (
+                f" AND {key} NOT IN (SELECT record_id, {row_hash(record_class)}"
                 f" FROM {self._names.source(record_class, 'live')} WHERE {in_place(place)}"
-                f" AND record_id IN (SELECT record_id FROM {vault} WHERE {in_place(place)})"
+                f" AND record_id IN (SELECT record_id FROM {vault} WHERE {in_place(place)}))"
             )
         columns = names_of(record_class)
         work.client.query_columns(
             f"INSERT INTO {self._names.table(record_class, 'staging')} ({columns})"
-            f" SELECT {columns} FROM {vault}"
-            f" WHERE {in_place(place)} AND {row_key(record_class)} NOT IN ({leave})",
+            f" SELECT {columns} FROM {vault} WHERE {in_place(place)} AND {stays}",
             None,
             FINAL_BY_PARTITION,
         )
@@ -239,11 +213,18 @@ class Copier:
     def _copied(
         self, work: _Work, place: Place, origin: Origin, expected: Fingerprint
     ) -> Fingerprint:
-        """Append the chosen rows of an origin to staging; gives the print of all that is there."""
-        if expected.rows:
+        """Append the chosen rows to staging; gives the print of all that is there.
+
+        Few of them were read with the selection; more are read again where they are.
+        """
+        staging = self._names.table(place.record_class, "staging")
+        if work.blocks is not None:
+            for block in work.blocks:
+                work.client.insert(staging, block)
+        elif expected.rows:
             columns = names_of(place.record_class)
             work.client.query_columns(
-                f"INSERT INTO {self._names.table(place.record_class, 'staging')} ({columns})"
+                f"INSERT INTO {staging} ({columns})"
                 f" SELECT {columns} FROM {self._from(work, place, origin)}",
                 None,
                 FINAL_BY_PARTITION,
@@ -291,16 +272,14 @@ class Copier:
 
     def _sum(self, work: Sequence[_Work], place: Place, origin: Origin) -> Fingerprint:
         """Of the chosen rows of an origin on all shards."""
-        return _together([self._chosen(each, place, origin) for each in work])
-
-    def _chosen(self, work: _Work, place: Place, origin: Origin) -> Fingerprint:
-        """Of the chosen rows of an origin on one shard."""
-        return _print(work.client, place, self._from(work, place, origin))
+        return Fingerprint.together(
+            fingerprint(each.client, place, self._from(each, place, origin)) for each in work
+        )
 
     def _fingerprint(self, client: Client, place: Place, kept: Kept) -> Fingerprint:
         """Of all rows that a table has of a place."""
         table = self._names.source(place.record_class, kept)
-        return _print(client, place, f"{table} WHERE {in_place(place)}")
+        return fingerprint(client, place, f"{table} WHERE {in_place(place)}")
 
     def _from(self, work: _Work, place: Place, origin: Origin) -> str:
         # The id alone is compared first: it is a sixteenth of what a row's hash has to read.
@@ -311,20 +290,3 @@ class Copier:
             f" AND {row_key(place.record_class)} IN"
             f" (SELECT record_id, row_hash FROM {work.chosen})"
         )
-
-
-def _together(parts: Sequence[Fingerprint]) -> Fingerprint:
-    whole = Fingerprint()
-    for part in parts:
-        whole = whole.plus(part)
-    return whole
-
-
-def _print(client: Client, place: Place, source: str) -> Fingerprint:
-    each = row_hash(place.record_class)
-    found = client.query_columns(
-        f"SELECT count() AS n, groupBitXor({each}) AS x, sum({each}) AS s FROM {source}",
-        None,
-        FINAL_BY_PARTITION,
-    )
-    return Fingerprint(int(found["n"][0]), int(found["x"][0]), int(found["s"][0]))

@@ -74,9 +74,6 @@ class EngineVault:
     def preserve(self, selection: Selection) -> None:
         self._copier.preserve(selection, Origin("live"))
 
-    def preserved(self, selection: Selection) -> bool:
-        return self._copier.preserved(selection)
-
     def drop(self, approved: Approved) -> None:
         self._copier.drop(approved)
 

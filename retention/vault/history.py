@@ -57,7 +57,7 @@ def _read(
     with scope_table(client, narrowed.lists) as scope:
         return client.query_columns(
             f"SELECT {names_of(record_class)} FROM {names.source(record_class, kept)}"
-            f" {narrowed.over(scope, prewhere=False)} AND {days} LIMIT {MAX_ROWS + 1}",
+            f" {narrowed.over(scope).where(prewhere=False)} AND {days} LIMIT {MAX_ROWS + 1}",
             None,
             FINAL_BY_PARTITION,
         )

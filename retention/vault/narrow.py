@@ -37,13 +37,17 @@ class Clause:
     first: str
     lists: tuple[tuple[bytes, ...], ...]
 
-    def over(self, scope: str, *, prewhere: bool) -> str:
-        """PREWHERE, if it may be had, and WHERE over a scope table of this name.
+    def over(self, scope: str) -> Clause:
+        """The same over a scope table of this name."""
+        text, first = (each.replace(SCOPE, scope) for each in (self.text, self.first))
+        return Clause(text, first, self.lists)
+
+    def where(self, *, prewhere: bool) -> str:
+        """PREWHERE, if it may be had, and WHERE.
 
         prewhere: not with FINAL, which has to see all versions of a row.
         """
-        both = f"PREWHERE {self.first} WHERE {self.text}" if prewhere else f"WHERE {self.text}"
-        return both.replace(SCOPE, scope)
+        return f"PREWHERE {self.first} WHERE {self.text}" if prewhere else f"WHERE {self.text}"
 
 
 def clause(narrowing: Narrowing) -> Clause | None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal, Protocol, TypeAlias
 
 from retention.model import HeldRoot, Hold, Partition, Place, Purge, ScopeItem, StoreName
+from retention.vault.blocks import Block
 
 Source: TypeAlias = StoreName
 """Where rows are read from: "live" or "vault"."""
@@ -44,9 +45,10 @@ class Selection:
     held: one root for each hold asked about, by id, rows 0 included (RFC 6962's root of an empty
     tree, `audit.merkle.EMPTY_ROOT`). digest: SHA-256, hex, over the sorted digests of all rows,
     salted with `salt("", place)`. ids: KEY_BYTES for each row, sorted. subscribers: all that the
-    rows have, by which tables are sorted; None where they are too many, or not known. Both are for
-    the vault's use, and never in a log or a leaf. is_live: all rows are live ones, so that this is
-    the selection of live rows, wherever it was looked for.
+    rows have, by which tables are sorted; None where they are too many, or not known. blocks: by
+    shard, the rows themselves; None where they are too many. These three are for the vault's use,
+    and never in a log or a leaf. is_live: all rows are live ones, so that this is the selection of
+    live rows, wherever it was looked for.
     """
 
     place: Place
@@ -55,6 +57,7 @@ class Selection:
     digest: str
     ids: bytes = field(default=b"", repr=False)
     subscribers: tuple[str, ...] | None = field(default=None, repr=False)
+    blocks: tuple[tuple[Block, ...], ...] | None = field(default=None, repr=False, compare=False)
     is_live: bool = field(default=False, compare=False)
 
 
@@ -146,9 +149,6 @@ class Vault(Protocol):
         Call it also for a selection of no rows: it takes copies out of the vault that an unfinished
         purge left there. Verified by fingerprints on both sides; raises PreserveError.
         """
-
-    def preserved(self, selection: Selection) -> bool:
-        """Whether every row of a selection is in the vault now."""
 
     def drop(self, approved: Approved) -> None:
         """Destroy a live partition; nothing to do where it is gone."""

@@ -17,6 +17,7 @@ from retention.holds.matcher import match
 from retention.holds.narrowing import keys
 from retention.model import HeldRoot, Hold, Place
 from retention.vault import digests
+from retention.vault.blocks import MAX_ROWS, Block, block
 from retention.vault.narrow import Clause, clause
 from retention.vault.port import KEY_BYTES, LateSlot, PreserveError, Salt, Selection, Source
 from retention.vault.scratch import chosen_table, scope_table
@@ -49,7 +50,7 @@ Where: TypeAlias = tuple[Kept, str]
 class Selecting:
     """Takes slices of candidates and grows a selection from them."""
 
-    def __init__(self, place: Place, holds: Sequence[Hold], salt: Salt) -> None:
+    def __init__(self, place: Place, holds: Sequence[Hold], salt: Salt, shards: int) -> None:
         self._place = place
         self._table = RECORD_TABLES[place.record_class]
         self._scopes = {hold.id: hold.scope for hold in holds}
@@ -58,12 +59,15 @@ class Selecting:
         self._salts = {name: salt(name, place) for name in ("", *self._scopes)}
         self._digests = {name: bytearray() for name in self._salts}
         self._ids = bytearray()
+        self._blocks: list[list[Block]] | None = [[] for _ in range(shards)]
         self.is_live = False
         """Whether every row taken is a live one."""
         self._subscribers: set[str] | None = set() if "subscriber" in self._table.names else None
 
-    def take(self, columns: Columns, known: Callable[[bytes], Collection[bytes]]) -> bytes:
-        """Match one slice; gives the keys of the rows taken.
+    def take(
+        self, shard: int, columns: Columns, known: Callable[[bytes], Collection[bytes]]
+    ) -> bytes:
+        """Match one slice of a shard; gives the keys of the rows taken.
 
         known: says of keys, one after the other, which are not to be taken.
         """
@@ -79,6 +83,7 @@ class Selecting:
             keyed = _keys_of(columns, rows)
         canonical = digests.canonical(self._table, columns, rows)
         self._ids += keyed
+        self._carry(shard, columns, rows.tolist())
         if self._subscribers is not None:
             self._subscribers.update(columns["subscriber"][at] for at in rows.tolist())
             if len(self._subscribers) > MAX_SUBSCRIBERS:
@@ -107,8 +112,15 @@ class Selecting:
             digests.digest_of(self._digests[""]),
             b"".join(digests.ordered(self._ids, KEY_BYTES)),
             None if self._subscribers is None else tuple(sorted(self._subscribers)),
+            None if self._blocks is None else tuple(map(tuple, self._blocks)),
             self.is_live,
         )
+
+    def _carry(self, shard: int, columns: Columns, positions: Sequence[int]) -> None:
+        if len(self._ids) > MAX_ROWS * KEY_BYTES:
+            self._blocks = None
+        if self._blocks is not None and positions:
+            self._blocks[shard].append(block(self._table, columns, positions))
 
     def _bound(self) -> None:
         total = sum(map(len, self._digests.values())) // digests.DIGEST_BYTES
@@ -129,25 +141,27 @@ def select(
     salt: Salt,
 ) -> Selection:
     """The rows of a place in the stores that the holds match; a row in both counts once."""
-    selecting = Selecting(place, holds, salt)
+    selecting = Selecting(place, holds, salt, len(shards))
     selecting.is_live = "live" in sources
     narrowed = clause(keys(place.record_class, (item for hold in holds for item in hold.scope)))
     if narrowed is None:
         return selecting.done()
     # What a purge copied before it was cut short is in both stores; what is live then counts.
     live: set[bytes] = set()
-    for shard in shards:
+    for number, shard in enumerate(shards):
         client = shard.first
         shard.settle(client, [names.table(place.record_class, source) for source in sources])
-        for source in sorted(sources):
-            for columns in candidates(client, names, place, (source, "1"), narrowed):
-                if source == "vault":
-                    taken = selecting.take(columns, lambda _: live)
-                    selecting.is_live &= not taken
-                elif "vault" in sources:
-                    live.update(_split(selecting.take(columns, lambda _: ())))
-                else:
-                    selecting.take(columns, lambda _: ())
+        with scope_table(client, narrowed.lists) as scope:
+            for source in sorted(sources):
+                found = candidates(client, names, place, (source, "1"), narrowed.over(scope))
+                for columns in found:
+                    if source == "vault":
+                        taken = selecting.take(number, columns, lambda _: live)
+                        selecting.is_live &= not taken
+                    elif "vault" in sources:
+                        live.update(_split(selecting.take(number, columns, lambda _: ())))
+                    else:
+                        selecting.take(number, columns, lambda _: ())
     return selecting.done()
 
 
@@ -160,7 +174,7 @@ def select_late(
     salt: Salt,
 ) -> Selection:
     """The rows of a place in a slot that holds match and that no other table has of the place."""
-    selecting = Selecting(place, holds, salt)
+    selecting = Selecting(place, holds, salt, len(shards))
     narrowed = clause(keys(place.record_class, (item for hold in holds for item in hold.scope)))
     if narrowed is None:
         return selecting.done()
@@ -171,39 +185,46 @@ def select_late(
         shard.settle(clients[-1], [names.table(place.record_class, kept) for kept in kinds])
     where: Where = ("live", "1") if slot.is_returned else ("late", in_slot(slot.number))
     others: tuple[Kept, ...] = ("vault",) if slot.is_returned else ("live", "vault")
-    for client in clients:
-        for columns in candidates(client, names, place, where, narrowed):
-            selecting.take(columns, lambda keyed: elsewhere(clients, names, place, others, keyed))
+    for number, client in enumerate(clients):
+        with scope_table(client, narrowed.lists) as scope:
+            for columns in candidates(client, names, place, where, narrowed.over(scope)):
+                selecting.take(
+                    number,
+                    columns,
+                    lambda keyed: elsewhere(clients, names, place, others, keyed),
+                )
     return selecting.done()
 
 
 def candidates(
     client: Client, names: Names, place: Place, where: Where, narrowed: Clause
 ) -> Iterator[Columns]:
-    """All stored columns of the candidates in one table, and `row_hash`, slice by slice."""
+    """All stored columns of the candidates in one table, and `row_hash`, slice by slice.
+
+    narrowed: over a scope table that is there until the last slice was taken.
+    """
     kept, condition = where
     record_class = place.record_class
-    with scope_table(client, narrowed.lists) as scope:
-        source = names.source(record_class, kept)
-        chosen = narrowed.over(scope, prewhere=source == names.table(record_class, kept))
-        tail = f" FROM {source} {chosen} AND {in_place(place)} AND {condition}"
-        columns = f"SELECT {names_of(record_class)}, {row_hash(record_class)} AS row_hash"
+    source = names.source(record_class, kept)
+    chosen = narrowed.where(prewhere=source == names.table(record_class, kept))
+    tail = f" FROM {source} {chosen} AND {in_place(place)} AND {condition}"
+    columns = f"SELECT {names_of(record_class)}, {row_hash(record_class)} AS row_hash"
 
-        def read(tail: str) -> Columns:
-            return client.query_columns(f"{columns}{tail}", None, FINAL_BY_PARTITION)
+    def read(tail: str) -> Columns:
+        return client.query_columns(f"{columns}{tail}", None, FINAL_BY_PARTITION)
 
-        # Few held rows are the rule: then this is the one look at the partition.
-        found = read(f"{tail} LIMIT {SLICE_ROWS + 1}")
-        if len(found["record_id"]) <= SLICE_ROWS:
-            if found["record_id"]:
-                yield found
-            return
-        counted = client.query_columns(f"SELECT count() AS rows{tail}", None, FINAL_BY_PARTITION)
-        slices = -(-int(counted["rows"][0]) // SLICE_ROWS)
-        for number in range(slices):
-            found = read(f"{tail} AND sipHash64(record_id) % {slices} = {number}")
-            if found["record_id"]:
-                yield found
+    # Few held rows are the rule: then this is the one look at the partition.
+    found = read(f"{tail} LIMIT {SLICE_ROWS + 1}")
+    if len(found["record_id"]) <= SLICE_ROWS:
+        if found["record_id"]:
+            yield found
+        return
+    counted = client.query_columns(f"SELECT count() AS rows{tail}", None, FINAL_BY_PARTITION)
+    slices = -(-int(counted["rows"][0]) // SLICE_ROWS)
+    for number in range(slices):
+        found = read(f"{tail} AND sipHash64(record_id) % {slices} = {number}")
+        if found["record_id"]:
+            yield found
 
 
 def elsewhere(

@@ -78,8 +78,12 @@ def names_of(record_class: str) -> str:
 
 
 def row_hash(record_class: str) -> str:
-    """A hash of all stored columns: with the record_id it tells versions of a record apart."""
-    return f"sipHash64({names_of(record_class)})"
+    """A hash of all stored columns: with the record_id it tells versions of a record apart.
+
+    Neither of the engine's hashes has a key that others do not know, and sipHash64 over the columns
+    of a visit costs 1.4 µs a row, more than reading it; cityHash64 costs a tenth of that.
+    """
+    return f"cityHash64({names_of(record_class)})"
 
 
 def row_key(record_class: str) -> str:

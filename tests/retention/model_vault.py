@@ -221,10 +221,6 @@ class ModelVault:
             had = [e for e in self.vault.get(selection.place, []) if e.key not in live]
             self._put(selection.place, had + [live[key] for key in sorted(keys)])
 
-    def preserved(self, selection: Selection) -> bool:
-        with self._call("preserved"):
-            return _keys(selection) <= {e.key for e in self.vault.get(selection.place, [])}
-
     def drop(self, approved: Approved) -> None:
         with self._call("drop"):
             assert approved.store == "live"

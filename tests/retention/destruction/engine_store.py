@@ -13,7 +13,7 @@ from tests.retention.vault.world import World as Engine
 
 CLASSES: Final = ("visit", "session", "usage")
 CALLS: Final = (
-    *("prepare", "partitions", "vaulted", "select", "count", "preserve", "preserved", "drop"),
+    *("prepare", "partitions", "vaulted", "select", "count", "preserve", "drop"),
     *("rebuild", "slots", "select_late", "preserve_late", "drop_slot", "publish_closed"),
     *("residue", "history"),
 )

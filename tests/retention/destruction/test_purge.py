@@ -288,7 +288,7 @@ class Trouble:
         run = world.run()
         assert [each.state for each in run.outcomes] == ["failed"]
         assert not run.stopped
-        assert world.register.purges()[0].reason == "not-preserved"
+        assert world.register.purges()[0].reason == "evidence"
         assert len(world.store.live[FIRST]) == 4
 
     def test_a_preserve_error_fails_this_place_and_no_other(

@@ -10,7 +10,7 @@ import pytest
 from aggregator.store.schema import RECORD_TABLES
 from retention.audit.merkle import EMPTY_ROOT, Tree, leaf_hash
 from retention.vault import digests
-from retention.vault.copy import Fingerprint
+from retention.vault.fingerprint import Fingerprint
 from tests.retention.vault.world import NOON, row
 
 
