@@ -5,177 +5,55 @@ ten orders on two subscribers each, is destroyed in two ways on the bundled engi
 `keeper`: by the product's own steps, and on an identical partition (hard links to the same parts)
 by a mutation that keeps the rows the orders are about. Then the same with orders on addresses,
 which the table is not sorted by, so that candidates take one scan of the address column. What
-counts is the server's CPU time, user and system, read from /proc/<pid>/stat around each.
+counts is the server's CPU time, user and system, read from its CPU clock around each.
 
 In ours are the calls that `destruction.steps` makes, in its order: the count, evidence with the
-selection, the copy with its fingerprints on both sides, the second look into the vault, the second
-count, and the drop. Left out of both are making the rows, merging them into one part, the register,
-the audit log and the physical verification, which reads no row. Our client's own CPU time, for
-matching and digests, is shown and is not in the ratio; the other way needs none. The mutation
-verifies nothing before or after, and its old part, which the engine unlinks later, is not waited
-for; our drop unlinks at once.
+selection, the copy with its fingerprints on both sides, the look into the vault for the roots that
+evidence has, the second count, and the drop. Left out of both are making the rows, merging them
+into one part, the register, the audit log and the physical verification, which reads no row. Our
+client's own CPU time, for matching, digests and writing the copy out, is shown and is not in the
+ratio; the other way needs none. The mutation verifies nothing before or after, and its old part,
+which the engine unlinks later, is not waited for; our drop unlinks at once.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
-import resource
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final
 
-import numpy as np
-
-from aggregator.store.blocks import constant
 from aggregator.store.bundled import Engine, EngineConfig
-from aggregator.store.client import MAX_BLOCK_ROWS, Client
+from aggregator.store.client import Client
 from aggregator.store.migrate import Migrator
-from aggregator.store.schema import RECORD_TABLES
 from bench import report
+from bench.purge_day import (
+    HELD_SHARE,
+    PLACE,
+    VISITS_A_LINE,
+    By,
+    address,
+    blocks,
+    held_lines,
+    holds,
+    subscriber,
+)
+from bench.server_cpu import Cost, measured, server_cpu
 from collector.wire.addr import pack
-from retention.model import Approval, Hold, Kind, Place, ScopeItem, State
+from retention.model import Place
 from retention.policy.partitions import span
 from retention.vault.engine import EngineVault
 from retention.vault.port import Approved
 
 ROWS: Final = 20_000_000
-PLACE: Final = Place("visit", 20261122)
 WANTED: Final = 10.0
-"""Times as cheap as the mutation, for what the table is sorted by."""
-VISITS_A_LINE: Final = 1000
-HOLDS: Final = 10
-HELD_SHARE: Final = 1000
-"""One line in so many is held."""
-HOSTS: Final = 50_000
-SERVERS: Final = 20_000
-BLOCKS_A_DAY: Final = 288
-_TICK: Final = os.sysconf("SC_CLK_TCK")
+"""Times as cheap as the mutation."""
 _IDLE_S: Final = 3.0
 _COPY: Final = "visit_mutated"
 _KEPT: Final = "visit_kept"
-
-By: TypeAlias = Literal["subscriber", "address"]
-Values: TypeAlias = np.ndarray[Any, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """Seconds of one step: the server's CPU, our own CPU, and by the clock."""
-
-    server_s: float
-    client_s: float
-    wall_s: float
-
-
-def server_cpu(pid: int) -> float:
-    """User and system seconds of a process and all its threads so far (proc(5), fields 14, 15)."""
-    text = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
-    fields = text.rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / _TICK
-
-
-def subscriber(line: int) -> str:
-    """Opaque reference of a line."""
-    return f"sub-{line:08d}"
-
-
-def address(line: int) -> str:
-    """The public address of a line."""
-    return f"100.{64 + line // 65536}.{line // 256 % 256}.{line % 256}"
-
-
-def held_lines(rows: int) -> list[int]:
-    """The lines that are held, spread over all."""
-    lines = rows // VISITS_A_LINE
-    return list(range(HELD_SHARE // 2, lines, HELD_SHARE))
-
-
-def blocks(rows: int, seed: int = 1) -> Iterator[dict[str, Values]]:
-    """A day's visits as ingest writes them: all lines in each five minutes, one after another.
-
-    Hosts are drawn by Zipf's law from names of 12 to 60 characters, bytes are log-normal.
-    """
-    random = np.random.default_rng(seed)
-    lines = rows // VISITS_A_LINE
-    names = np.array([subscriber(n).encode() for n in range(lines)], dtype=object)
-    addresses = np.array([np.void(pack(address(n))) for n in range(lines)], dtype="V16")
-    hosts = np.array([_host(random, n).encode() for n in range(HOSTS)], dtype=object)
-    servers = np.frombuffer(random.bytes(16 * SERVERS), "V16")
-    start, end = span(PLACE)
-    for first in range(0, rows, MAX_BLOCK_ROWS):
-        count = min(rows, first + MAX_BLOCK_ROWS) - first
-        line = np.arange(first, first + count) % lines
-        host = np.minimum(random.zipf(1.3, count) - 1, HOSTS - 1)
-        at = start + (end - start) * first // rows + random.integers(0, 300_000_000, count)
-        yield _block(random, np.minimum(at, end - 1)) | {
-            "subscriber": names[line],
-            "address": addresses[line],
-            "host": hosts[host],
-            "server": servers[host % SERVERS],
-        }
-
-
-def _host(random: np.random.Generator, number: int) -> str:
-    labels = ("www", "cdn", "api", "static.assets", "edge-chat", "video-lhr3-1.xx")
-    middle = "".join(chr(97 + int(each)) for each in random.integers(0, 26, 4 + number % 20))
-    return f"{labels[number % len(labels)]}.{middle}.example"
-
-
-def _block(random: np.random.Generator, starts: Values) -> dict[str, Values]:
-    """All columns but those that `blocks` gives."""
-    rows = len(starts)
-    lasted = random.integers(1_000, 600_000_000, rows)
-    made: dict[str, Values] = {}
-    for name, kind in RECORD_TABLES["visit"].columns:
-        if name == "batch":
-            made[name] = constant(random.bytes(16), rows)
-        elif kind == "FixedString(16)":
-            made[name] = np.frombuffer(random.bytes(16 * rows), "V16")
-        elif kind == "String":
-            text = {"reason": b"", "evidence": b"tls-sni"}.get(name, b"edge-router-1")
-            made[name] = constant(text, rows)
-        elif name.endswith("_us"):
-            made[name] = starts + (0 if name in ("start_us", "first_us") else lasted)
-        elif name.endswith("_bytes"):
-            made[name] = random.lognormal(9, 2, rows).astype(np.uint64)
-        else:
-            most = {"prefix_len": 128, "server_port": 443, "protocol": 6, "schema_version": 1}
-            width = np.dtype(kind.lower())
-            value = random.integers(1, 4, rows) if name == "connections" else most.get(name, 0)
-            made[name] = np.full(rows, value).astype(width)
-    return made
-
-
-def holds(rows: int, by: By) -> list[Hold]:
-    """Ten orders, each on a tenth of the held lines, for the whole day."""
-    who = Approval("bench", "legal-requester", 0)
-    lines = held_lines(rows)
-    return [
-        Hold(
-            id=f"H-2026-{number:04d}",
-            matter="bench",
-            basis="court-order",
-            authority="bench",
-            reference="bench",
-            order_sha256="",
-            served_us=0,
-            requested=who,
-            scope=tuple(_item(line, by) for line in lines[number::HOLDS]),
-            state=State.PRESERVED,
-        )
-        for number in range(min(HOLDS, len(lines)))
-    ]
-
-
-def _item(line: int, by: By) -> ScopeItem:
-    kind, value = Kind.SUBSCRIBER, subscriber(line)
-    if by == "address":
-        kind, value = Kind.ADDRESS, f"{address(line)}/32"
-    return ScopeItem(kind, value, *span(PLACE), ("visit",))
 
 
 class Bench:
@@ -279,13 +157,7 @@ class Bench:
         return pid
 
     def _cost(self, work: Callable[[], Any]) -> tuple[Cost, Any]:
-        own, server = resource.getrusage(resource.RUSAGE_SELF), server_cpu(self._pid)
-        started = time.perf_counter()
-        result = work()
-        wall = time.perf_counter() - started
-        after = resource.getrusage(resource.RUSAGE_SELF)
-        client = after.ru_utime + after.ru_stime - own.ru_utime - own.ru_stime
-        return Cost(server_cpu(self._pid) - server, client, wall), result
+        return measured(self._pid, work)
 
     def _long(self, sql: str) -> None:
         """Run a statement that works in the background to its end."""
@@ -386,7 +258,7 @@ def figures(result: Mapping[str, Any]) -> list[report.Figure]:
             "evidence and selection, copy with fingerprints, second look into the vault, drop",
             leaves_out="our client's CPU (shown above), the register, the audit log, physical "
             "verification; the mutation verifies nothing",
-            wanted=WANTED if each["by"] == "subscriber" and each["rows"] >= ROWS else None,
+            wanted=WANTED if each["rows"] >= ROWS else None,
         )
         for each in result["runs"]
     ]

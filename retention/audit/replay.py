@@ -94,6 +94,8 @@ class Replay:
             # A clock that is not trusted may be anywhere, and time passes all the same.
             most = max(self.lived, at) if self.trusted_clock else self.lived + passed
             self.lived = min(self.lived + passed, most)
+        if self.trusted_clock and kind != "clock.step":
+            self.holds.believed = max(self.holds.believed, at)
         self.at = at
 
     def _destroys(self, kind: str) -> None:
@@ -111,7 +113,8 @@ class Replay:
         if leaf["trusted"] and leaf["reason"] == "confirmed" and leaf["actor"] is None:
             self.wrong("clock", "a clock confirmed by nobody")
         if leaf["trusted"] and leaf["actor"]:
-            self.lived = leaf["at"]  # else it is right only where it fits what passed
+            # Else it is right only where it fits what passed.
+            self.lived = self.holds.believed = leaf["at"]
 
     def _heartbeat(self, leaf: Leaf) -> None:
         if leaf["generation"] != self.holds.generation:

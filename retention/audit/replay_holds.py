@@ -27,6 +27,9 @@ RELEASE_US: Final = 7 * DAY_US
 SLACK_US: Final = DAY_US
 """From the time at which a hold must end to the leaf that ends it; a service can be down."""
 
+_LOOK_US: Final = 600_000_000
+"""The service looks at its clock at least every five minutes; leaves may be newer than that."""
+
 NO_ROWS: Final = EMPTY_ROOT.hex()
 
 Place = tuple[str, str]
@@ -134,6 +137,8 @@ class Holds:
         self._wrong = wrong
         self.all: dict[str, Hold] = {}
         self.generation = 0
+        self.believed = 0
+        """The latest time of a leaf that was written while the clock was trusted."""
 
     def active(self) -> dict[str, Hold]:
         """Holds that protect now."""
@@ -213,7 +218,9 @@ class Holds:
             self._wrong("hold-state", "a hold submitted twice")
             return
         dates = leaf["expires"], leaf["review_by"]
-        hold = Hold(leaf["requester"], leaf["at"], leaf["all_sharers"], *dates)
+        # A clock that is back while somebody places a hold does not shorten its 72 hours.
+        submitted = max(leaf["at"], self.believed - _LOOK_US)
+        hold = Hold(leaf["requester"], submitted, leaf["all_sharers"], *dates)
         hold.grow(leaf["scope"], self.generation)
         self.all[leaf["hold"]] = hold
 

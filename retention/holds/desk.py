@@ -3,7 +3,8 @@
 Every change is made under the register's exclusive lock, so it never comes between what a purge
 preserved and its outcome; one write has the hold, its new scope, and what had been destroyed
 before. A refusal changes nothing and is a leaf itself. Busy, LogPending and RegisterError are the
-register's and pass through. Times are microseconds of the register's clock, which never goes back.
+register's and pass through. Times are microseconds of the register's clock, and while that is
+back, the latest that was believed.
 
 Call `tick` every few minutes, and before every purge.
 """
@@ -37,6 +38,7 @@ from retention.holds.rules import Action, Actor, Ending
 from retention.holds.scope import normalise, prefix
 from retention.model import Hold, Kind, ScopeItem, State
 from retention.register import leaves
+from retention.register.clock import MARK, latest_us
 from retention.register.lock import RegisterError, Underway
 
 __all__ = ["Actor", "Coverage", "Desk", "Draft", "HoldRefused", "Kept", "NotFound", "Ticked"]
@@ -301,7 +303,7 @@ class Desk:
             raise HoldRefused("clock-untrusted", text)
 
     def _now_us(self) -> int:
-        return self._register.now() // 1000
+        return latest_us(self._register.now() // 1000, self._register.note(MARK))
 
     @contextlib.contextmanager
     def _acting(self, actor: Actor, action: Action, id: str) -> Iterator[None]:

@@ -46,6 +46,15 @@ class Trust:
     reason: str = ""
 
 
+def latest_us(now_us: int, mark: str | None) -> int:
+    """The time to count from: never before the latest that was believed.
+
+    A clock that is back would have what is placed under it end once it is right again. mark: the
+    note MARK.
+    """
+    return max(now_us, int(mark)) if mark else now_us
+
+
 class _Timex(ctypes.Structure):
     """The head of struct timex of adjtimex(2); `rest` is more than any machine's remainder."""
 

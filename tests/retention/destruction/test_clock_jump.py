@@ -22,6 +22,7 @@ from tests.retention.holds.test_desk import Office
 from tests.retention.model_vault import Crash
 
 HOUR = DAY_US // 24
+S = 1_000_000
 
 
 class Scene:
@@ -98,6 +99,24 @@ def test_while_the_clock_is_400_days_back(scene: Scene) -> None:
     assert ticked.grown.keys() == {each.id for each in scene.growing}
     assert scene.office.desk.approve(BOB, scene.office.place().id).protects
     assert visit(1, "a").key in scene.world.there()
+
+
+def test_a_hold_placed_while_the_clock_is_back_has_its_72_hours(scene: Scene) -> None:
+    """They count from the latest time that was believed, not from that of the clock."""
+    world, desk = scene.world, scene.office.desk
+    believed = world.now_us()
+    scene.clock(-400 * DAY_US)
+    hold = scene.office.place(served_us=0)
+    assert believed - 2 * S <= hold.requested.at_us <= believed
+    scene.clock(0)
+    assert world.context.guard.confirm("0" * 64).trusted
+    scene.office.trusted = True
+    for hours in range(0, 72, 9):
+        assert desk.tick().ended.get(hold.id) is None, hours
+        assert desk.hold(hold.id).protects
+        assert scene.world.findings() == []
+        world.advance(9 * HOUR)
+    assert desk.tick().ended[hold.id] is Ending.LAPSE
 
 
 def test_what_is_whole_is_let_go_and_nobody_waits(scene: Scene) -> None:

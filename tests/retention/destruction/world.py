@@ -41,7 +41,7 @@ from retention.model import (
 from retention.policy.model import Policy, Rule, Terms
 from retention.policy.model import Register as Processing
 from retention.register import leaves as build
-from retention.register.clock import ClockGuard
+from retention.register.clock import MARK, ClockGuard, latest_us
 from retention.register.store import Register
 from retention.vault.port import Approved, Vault
 from tests.retention.model_vault import Crash, ModelVault
@@ -260,7 +260,7 @@ class World:
     def submit(self, *scope: ScopeItem, expires_us: int | None = None) -> Hold:
         register = self.register
         with register.exclusive():
-            at_us = register.now() // 1000
+            at_us = latest_us(register.now() // 1000, register.note(MARK))
             hold = Hold(
                 register.next_id("H"), "m", "court-order", "c", "r", "", at_us,
                 replace(ANN, at_us=at_us), scope, State.AWAITING_APPROVAL, expires_us=expires_us,
