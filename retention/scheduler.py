@@ -1,9 +1,11 @@
 """What is done by itself: one thread that makes rounds, runs the purge, counts evidence, and tells.
 
-A round: the policy as of now, holds that time has moved, the clock, what has no outcome yet, what
-ingest has to know, late rows, certificates. Between rounds, when due: a run of the purge, the count
-of everything held, a heartbeat in the audit log. A step that fails is logged and counted and keeps
-no other from running; what is half done is settled in the next round before anything is destroyed.
+A round: the policy as of now, the clock, what has no outcome yet, holds that time has moved, what
+ingest has to know, late rows, certificates. While a purge has no outcome no hold can change, so it
+comes before them; where the engine is down they are moved all the same. Between rounds, when due: a
+run of the purge, the count of everything held, a heartbeat in the audit log. A step that fails is
+logged and counted and keeps no other from running; what is half done is settled in the next round
+before anything is destroyed.
 
 People's runs of the purge come through `submit` and are done by the same thread, one at a time.
 """
@@ -147,7 +149,6 @@ class Scheduler:
         """One round, and what is due with it; raises nothing."""
         work = self._work
         self._step("policy", work.policy)
-        self._step("holds", self._tick)
         trusted = self._step("clock", lambda: work.context.guard.check().trusted) is True
         if (up := work.store.refresh()) != self._engine_up:
             level = logging.INFO if up else logging.WARNING
@@ -156,6 +157,8 @@ class Scheduler:
         plan: Plan | None = None
         if up:
             self._step("settle", self._settle)
+        self._step("holds", self._tick)
+        if up:
             self._step("safeguard", work.ledger)
             self._step("observe", work.purger.observe)
             if self.config.destroy and not work.store.unwired():

@@ -15,11 +15,11 @@ from retention.holds.desk import Desk, Ticked
 from retention.holds.rules import Ending
 from retention.jobs import MAX_JOBS, Jobs, Running
 from retention.metrics import Metrics
-from retention.model import DAY_US, PROTECT_US, Step
+from retention.model import DAY_US, PROTECT_US, State, Step
 from retention.register.lock import RegisterError
 from retention.scheduler import EVIDENCE_NOTE, Scheduler, Work
-from tests.retention.destruction.world import HOUR, START, World, item, person
-from tests.retention.model_vault import row
+from tests.retention.destruction.world import HOUR, START, World, crash, item, person
+from tests.retention.model_vault import Crash, row
 
 PERIOD = 30 * DAY_US
 
@@ -50,9 +50,14 @@ class Rig:
 
     def __init__(self, folder: Path, **schedule: Any) -> None:
         self.world = World(folder)
-        self.store, self.metrics, self.seconds = Store(), Metrics(), 0.0
+        self.store, self.seconds = Store(), 0.0
         self.policies = self.told = 0
-        world = self.world
+        self.settings = Schedule(**{"tick_s": 1, "purge_every_s": 3600, **schedule})
+        self.begin()
+
+    def begin(self) -> None:
+        """What a process has of its own."""
+        self.metrics, world = Metrics(), self.world
         self.desk = Desk(
             world.register,
             Commitments(),
@@ -63,8 +68,7 @@ class Rig:
             world.context, world.purger, world.verifier, self.desk, self.store, self._policy,
             self._tell_of_releases,
         )  # fmt: skip
-        settings = Schedule(**{"tick_s": 1, "purge_every_s": 3600, **schedule})
-        self.scheduler = Scheduler(settings, work, self.metrics, lambda: self.seconds)
+        self.scheduler = Scheduler(self.settings, work, self.metrics, lambda: self.seconds)
 
     def _policy(self) -> None:
         self.policies += 1
@@ -145,6 +149,38 @@ def test_held_rows_stay_and_are_counted_every_night(rig: Rig) -> None:
     assert rig.metric("holds_protecting") == 1
     assert rig.metric("evidence_findings") == 0
     assert rig.world.findings() == []
+
+
+def test_what_a_crash_left_is_settled_before_holds_are_moved(rig: Rig) -> None:
+    """An end that came due meanwhile has its turn in the first round, and none is told as stuck."""
+    rig.visits()
+    rig.round()
+    world = rig.world
+    world.open_for(0)
+    brief = world.hold(item("other"), expires_us=world.now_us() + HOUR)
+    world.faults.at_name("drop", "after", 0, crash)
+    with pytest.raises(Crash):
+        world.run()
+    world.faults.disarm()
+    world.close()
+    world.boot()
+    assert [each.step for each in world.register.purges()] == [Step.PRESERVED]
+    world.clock.true_us += 2 * HOUR
+    rig.begin()
+    rig.round()
+    assert [each.step for each in world.register.purges()] == [Step.FINAL]
+    assert rig.desk.hold(brief.id).state is State.EXPIRED
+    assert rig.metric("hold_problems") == 0
+    assert rig.failures("settle") == rig.failures("holds") == 0
+    assert world.findings() == []
+
+
+def test_holds_are_moved_while_the_engine_is_down(rig: Rig) -> None:
+    brief = rig.world.hold(item("s"), expires_us=rig.world.now_us() + HOUR)
+    rig.store.is_up = False
+    rig.world.advance(2 * HOUR)
+    rig.round()
+    assert rig.desk.hold(brief.id).state is State.EXPIRED
 
 
 def test_held_rows_that_are_gone_are_an_alarm_until_they_are_back(rig: Rig) -> None:
