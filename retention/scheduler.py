@@ -1,12 +1,9 @@
 """What is done by itself: one thread that makes rounds, runs the purge, counts evidence, and tells.
 
-A round: the policy as of now, the clock, what has no outcome yet, holds that time has moved, what
-ingest has to know, late rows, certificates. While a purge has no outcome no hold can change, so it
-comes before them; where the engine is down they are moved all the same. Between rounds, when due: a
-run of the purge, the count of everything held, a heartbeat in the audit log. A step that fails is
-logged and counted and keeps no other from running; what is half done is settled in the next round
-before anything is destroyed.
-
+A round: the policy as of now, the clock, what has no outcome yet, holds that time has moved (none can
+before that), what ingest has to know, late rows, certificates. Between rounds, when due: a run of
+the purge, the count of all that is held, a heartbeat in the log. A step that fails is logged and
+counted and keeps no other from running; what is half done is settled in the next round, first.
 People's runs of the purge come through `submit` and are done by the same thread, one at a time.
 """
 

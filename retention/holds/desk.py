@@ -3,10 +3,8 @@
 Every change is made under the register's exclusive lock, so it never comes between what a purge
 preserved and its outcome; one write has the hold, its new scope, and what had been destroyed
 before. A refusal changes nothing and is a leaf itself. Busy, LogPending and RegisterError are the
-register's and pass through. Times are microseconds of the register's clock, and while that is
-back, the latest that was believed.
-
-Call `tick` every few minutes, and before every purge.
+register's and pass through. Times are µs of the register's clock; while that is back, the latest
+that was believed. Call `tick` every few minutes, and before every purge.
 """
 
 from __future__ import annotations
