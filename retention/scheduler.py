@@ -1,6 +1,6 @@
 """What is done by itself: one thread that makes rounds, runs the purge, counts evidence, and tells.
 
-A round: the policy as of now, the clock, what has no outcome yet, holds that time has moved (none can
+A round: the policy as of now, the clock, what has no outcome yet, holds that time moved (none can
 before that), what ingest has to know, late rows, certificates. Between rounds, when due: a run of
 the purge, the count of all that is held, a heartbeat in the log. A step that fails is logged and
 counted and keeps no other from running; what is half done is settled in the next round, first.
