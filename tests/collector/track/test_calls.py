@@ -518,6 +518,7 @@ FLOOD = int(os.environ.get("TALLYHOLD_FLOOD", "5000"))
 """INVITEs of the flood; TALLYHOLD_FLOOD=1000000 takes minutes."""
 
 
+@pytest.mark.timeout(240 + FLOOD // 1000)
 def test_memory_is_bounded_under_a_flood_and_established_calls_are_unharmed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
