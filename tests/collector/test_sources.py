@@ -49,11 +49,14 @@ class Lines:
 
     def heard(self) -> int:
         """Frames that the observer had a role for, of those that wait."""
-        before = self.observer.counts["frames"]["recorded"]
-        time.sleep(0.05)
-        for frame in self.sources.read(512):
-            self.observer.frame(frame)
-        return self.observer.counts["frames"]["recorded"] - before
+        deadline, heard = time.monotonic() + 10.0, 0
+        while not heard and time.monotonic() < deadline:
+            before = self.observer.counts["frames"]["recorded"]
+            time.sleep(0.05)
+            for frame in self.sources.read(512):
+                self.observer.frame(frame)
+            heard = self.observer.counts["frames"]["recorded"] - before
+        return heard
 
     def reasons(self) -> list[tuple[str, str]]:
         return [(loss.reason, loss.scope) for loss in self.sources.losses(time.time_ns())]

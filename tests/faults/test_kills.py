@@ -94,7 +94,7 @@ DAY: Final = day_of(
         ),
         6: (
             Connect(0.3, v4=public_v4(6)),
-            Call(3, sip.ANSWERED, A, THROUGH, 16_000),
+            Call(3, sip.ANSWERED, A, THROUGH, 18_000),
             Call(22, sip.ANSWERED, A, SEEN, 1500),
             Disconnect(28),
         ),
