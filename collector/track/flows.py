@@ -169,7 +169,11 @@ class Flows:
         Mapping rows and ended counts that wait for `take` are not in it: take a snapshot where a
         window closes, after them.
         """
-        return {**flow_snapshot.dump(self._table.entries), "dumped_ns": self._dumped_ns}
+        entries = self._table.entries
+        live = entries[entries["missed"] < UNSEEN]
+        # A flow that this run did not see yet was last seen by the run before.
+        seen = np.where(live["seen_ns"] > 0, live["seen_ns"], self._known_ns)
+        return {**flow_snapshot.dump(live), "dumped_ns": int(seen.min(initial=self._dumped_ns))}
 
     def restore(self, snapshot: Mapping[str, object], now_ns: int) -> None:
         """Takes over the flows of an earlier run; raises ValueError for no such snapshot.

@@ -400,6 +400,23 @@ def test_tombstones_age_and_give_way() -> None:
     assert len(small) == 9
 
 
+@pytest.mark.parametrize("looks", range(UNSEEN))
+def test_a_flow_gone_before_two_restarts_was_last_seen_before_the_first(looks: int) -> None:
+    """The run between looked too few times to know that the flow had ended."""
+    first = Flows(CONFIG, T0)
+    first.dump(rows(row(1), row(2)), T0 + 2 * S)
+    second = Flows(CONFIG, T0 + 50 * S)
+    second.restore(first.snapshot(), T0 + 50 * S)
+    for look in range(looks):
+        second.dump(rows(row(1)), T0 + (51 + look) * S)
+    third = Flows(CONFIG, T0 + 100 * S)
+    third.restore(second.snapshot(), T0 + 100 * S)
+    for look in range(UNSEEN):
+        third.dump(rows(row(1)), T0 + (101 + look) * S)
+    (unseen,) = [loss for loss in third.losses() if loss.reason == "ended-unseen"]
+    assert (unseen.start_ns, unseen.amount) == (T0 + 2 * S, 1)
+
+
 def test_a_restart_goes_on_from_the_snapshot() -> None:
     before = Flows(CONFIG, T0)
     old: dict[str, Any] = {"start_ns": T0 - 5}
