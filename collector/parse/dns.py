@@ -7,6 +7,7 @@ read: authority and additional sections speak of name servers, not of what the c
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from collector.parse.host import HOST_BYTES
@@ -42,6 +43,9 @@ _DOT: Final = 0x2E
 _MAX_POINTER: Final = 0x3FFF
 _ASKED: Final = 0xC00C
 """A pointer to the question's name, which follows the header."""
+_TYPE_AT: Final = 3
+_RECORD_BYTES: Final = 12
+"""Of a record whose owner is a pointer: the low byte of its type, and what precedes its data."""
 _HEADER: Final = struct.Struct(">HHHH")
 _U16: Final = struct.Struct(">H")
 _HH: Final = struct.Struct(">HH")
@@ -55,8 +59,8 @@ class DnsAnswer(NamedTuple):
 
     `host` is the name asked (see `clean_host`), `qtype` and `rcode` are the numbers of the message,
     `addresses` the A and AAAA addresses, 16 bytes each, at the end of the name's CNAME chain.
-    `chain`, where it was wanted: the name asked and the CNAMEs followed from it, each in lower-case
-    wire form.
+    `aliases`: the CNAMEs followed from the name asked, each in lower-case wire form; left out where
+    none of them can be one that is sought.
     """
 
     id: int
@@ -64,11 +68,16 @@ class DnsAnswer(NamedTuple):
     qtype: int
     rcode: int
     addresses: tuple[bytes, ...]
-    chain: tuple[bytes, ...] = ()
+    aliases: tuple[bytes, ...] = ()
 
 
-def parse_answer(payload: bytes, with_chain: bool = False) -> DnsAnswer | None:
-    """The answer in one message; bytes after the answer section are not read.
+Sought = Callable[[bytes, int], object]
+"""Whether a message may have an alias in it that somebody looks for, from an offset on, as
+`re.Pattern.search`: true or not."""
+
+
+def parse_answer(payload: bytes, sought: Sought | None = None) -> DnsAnswer | None:
+    """The answer in one message; bytes after the answer section are not read, but by `sought`.
 
     None for what answers no question about an Internet host: queries, operations other than QUERY,
     answers without a question (mDNS), other classes, and the root. Raises ParseError.
@@ -90,12 +99,21 @@ def parse_answer(payload: bytes, with_chain: bool = False) -> DnsAnswer | None:
     if qclass != _IN or asked == b"\0":
         return None
     host = _text(asked)
-    addresses = None if with_chain else _in_order(payload, at + 4, answers)
-    chain: tuple[bytes, ...] = ()
+    at += 4
+    aliases: tuple[bytes, ...] = ()
+    addresses = _in_order(payload, at, answers)
     if addresses is None:
-        addresses, names = _follow(payload, at + 4, answers, asked)
-        chain = names if with_chain else ()
-    return DnsAnswer(ident, host, qtype, flags & 0x0F, addresses, chain)
+        addresses, aliases = _follow(payload, at, answers, asked)
+        if sought is None or not (aliases and sought(payload, HEADER_BYTES)):
+            aliases = ()
+    elif (
+        sought is not None
+        and answers
+        and payload[at + _TYPE_AT] == CNAME
+        and sought(payload, HEADER_BYTES)
+    ):
+        aliases = _aliases(payload, at)
+    return DnsAnswer(ident, host, qtype, flags & 0x0F, addresses, aliases)
 
 
 def _in_order(data: bytes, at: int, count: int) -> tuple[bytes, ...] | None:
@@ -129,6 +147,15 @@ def _in_order(data: bytes, at: int, count: int) -> tuple[bytes, ...] | None:
     return tuple(found) if len(found) < 2 else tuple(dict.fromkeys(found))
 
 
+def _aliases(data: bytes, at: int) -> tuple[bytes, ...]:
+    """The CNAMEs of an answer section in order: all come before the addresses that it ends with."""
+    found: list[bytes] = []
+    while data[at + _TYPE_AT] == CNAME:
+        target, at = _name(data, at + _RECORD_BYTES)
+        found.append(target)
+    return tuple(found)
+
+
 def _is_name(data: bytes, at: int, end: int) -> bool:
     """Whether data[at:end], within reach of a pointer, is labels that end in a root or go back."""
     if at > _MAX_POINTER or end - at > _MAX_NAME:
@@ -145,8 +172,7 @@ def _is_name(data: bytes, at: int, end: int) -> bool:
 def _follow(
     data: bytes, at: int, count: int, asked: bytes
 ) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
-    """The addresses of `asked` among the `count` records at `at`, through its CNAMEs, and the
-    names on the way."""
+    """The addresses of `asked` among the `count` records at `at`, through its CNAMEs, and those."""
     names: dict[int, bytes] = {12: asked}
     aliases: dict[bytes, bytes] = {}
     found: list[tuple[bytes, bytes]] = []
@@ -188,16 +214,16 @@ def _follow(
             names[at] = target
             aliases.setdefault(owner, target)
         at = end
-    chain: tuple[bytes, ...] = (asked,)
+    followed: tuple[bytes, ...] = ()
     for _ in range(MAX_CHAIN + 1):
         here = [address for owner, address in found if owner == asked]
         if here:
-            return tuple(here) if len(here) < 2 else tuple(dict.fromkeys(here)), chain
+            return tuple(here) if len(here) < 2 else tuple(dict.fromkeys(here)), followed
         following = aliases.get(asked)
         if following is None:
-            return (), chain
+            return (), followed
         asked = following
-        chain = (*chain, asked)
+        followed = (*followed, asked)
     raise ParseError("chain")
 
 

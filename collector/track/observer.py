@@ -80,7 +80,8 @@ class Observer:
         self._secrets = config.secrets
         targets = self._targets = config.targets
         # Every answer is asked for them: at hand they cost less.
-        self._may_name = targets.may_name if targets else None
+        self._sought = targets.may_name if targets else None
+        self._endings = targets.endings if targets else ()
         self._are_apart = targets.are_apart if targets else None
         self._unfiltered = config.unfiltered
         self._roles = dict(config.roles)
@@ -244,10 +245,8 @@ class Observer:
     def _dns(self, packet: Packet, message: bytes) -> list[Event]:
         counts = self._stages["dns"]
         counts["seen"] += 1
-        may_name, are_apart = self._may_name, self._are_apart
         try:
-            named = may_name is not None and may_name(message, dns.HEADER_BYTES) is not None
-            answer = dns.parse_answer(message, named)
+            answer = dns.parse_answer(message, self._sought)
         except ParseError:
             malformed(counts)
             return []
@@ -255,8 +254,12 @@ class Observer:
             ignore(counts, "no-answer")
             return []
         counts["recorded"] += 1
-        host, addresses = answer.host, answer.addresses
-        if named or (are_apart is not None and not are_apart(addresses)):
+        host, addresses, are_apart = answer.host, answer.addresses, self._are_apart
+        # Without addresses nothing is recorded, whatever was asked.
+        if are_apart is not None and (
+            answer.aliases
+            or (addresses and (not are_apart(addresses) or host.endswith(self._endings)))
+        ):
             targets = self._targets
             assert targets is not None, "whose these are"
             category = targets.category(answer)

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from math import ceil
-from typing import Final
+from typing import Final, NamedTuple
 
 from collector.track.safeguard.calendar import DAY_NS, HOUR_NS, HOURS
 from collector.wire.addr import MAPPED, network
@@ -56,8 +56,7 @@ _GRAIN: Final = 1000
 """Scales are whole thousandths, rounded up: exact in two 32-bit numbers, never below the claim."""
 
 
-@dataclass(frozen=True, slots=True)
-class Blocked:
+class Blocked(NamedTuple):
     """A subscriber was told by the resolver that a name is blocked.
 
     client: the address that asked, 16 bytes. category: index into the configured categories.
@@ -65,8 +64,12 @@ class Blocked:
     """
 
     ts_ns: int
-    client: bytes = field(repr=False)
-    category: int = field(repr=False)
+    client: bytes
+    category: int
+
+    def __repr__(self) -> str:
+        """Nobody's address and no category where an error shows what it was about."""
+        return f"Blocked(ts_ns={self.ts_ns})"
 
 
 @dataclass(frozen=True, slots=True)

@@ -93,6 +93,11 @@ class Households:
             if slot // _CHUNK == len(self._chunks):
                 self._chunks.append(bytearray(_CHUNK * self._size))
         chunk, base = self._chunks[slot // _CHUNK], slot % _CHUNK * self._size
+        first = base + _CELLS
+        for at in range(first, first + 2 * chunk[base + _HOURS], 2):
+            # A device repeats what is refused: both caps were looked at the first time.
+            if chunk[at] == hour and chunk[at + 1] == category:
+                return
         # Both caps are looked at whatever the other says: neither cuts the other's counts.
         fits_hour = self._hour(chunk, base, hour, category)
         fits_day = self._day(chunk, base, category)
@@ -107,11 +112,8 @@ class Households:
         return hashlib.blake2b(client, digest_size=TAG_BYTES, key=self._key).digest()
 
     def _hour(self, chunk: bytearray, base: int, hour: int, category: int) -> bool:
-        """Count the household in a cell of category-hour; false where its cap keeps it out."""
+        """Count the household in one more cell of category-hour; false where its cap forbids it."""
         known, first = chunk[base + _HOURS], base + _CELLS
-        for at in range(first, first + 2 * known, 2):
-            if chunk[at] == hour and chunk[at + 1] == category:
-                return True
         if known >= self._hour_cap:
             return False
         chunk[first + 2 * known], chunk[first + 2 * known + 1] = hour, category

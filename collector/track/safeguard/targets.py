@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Final
 
 from collector.parse.dns import DnsAnswer
@@ -55,20 +56,29 @@ class Targets:
         marks = b"|".join(_marks(self._names)) or _NOTHING
         self.may_name = re.compile(marks).search
         """Whether a message can have a target's name in it: a label is written out somewhere in it,
-        however names are compressed. It tells nearly all answers apart without putting a name
+        however names are compressed. It tells nearly all aliases apart without putting a name
         together, which takes several times as long."""
+        self.endings = _endings(self._names)
+        """What the names of targets and those under them end with, and few others do."""
         self._dotted = tuple(f".{name}" for name in self._names)
 
     def category(self, answer: DnsAnswer) -> int | None:
-        """The category of a block answer, read with its chain; None for every other answer."""
-        for name in answer.chain:
-            number = _under(name, self._suffixes)
+        """The category of a block answer, read with `may_name` for what is sought; None for every
+        other answer."""
+        suffixes = self._suffixes
+        if answer.host.endswith(self.endings):
+            number = _under(_wire(answer.host), suffixes)
             if number is not None:
                 return number
-        if self.are_apart(answer.addresses):
-            return None
-        found = (self._addresses.get(address) for address in answer.addresses)
-        return next((number for number in found if number is not None), None)
+        for name in answer.aliases:
+            number = _under(name, suffixes)
+            if number is not None:
+                return number
+        for address in answer.addresses:
+            number = self._addresses.get(address)
+            if number is not None:
+                return number
+        return None
 
     def hides(self, event: HostSeen) -> bool:
         """Whether a handshake is one with a block page, or names one."""
@@ -94,6 +104,17 @@ def _marks(names: Collection[str]) -> tuple[bytes, ...]:
         found.append(length + b"(?i:" + re.escape(label.encode("ascii")) + b")")
         left = [labels for labels in left if label not in labels]
     return tuple(found)
+
+
+def _endings(names: Collection[str]) -> tuple[str, ...]:
+    """What names end with that have the last two labels in common: mostly all, and more of them."""
+    found: dict[tuple[str, ...], list[str]] = {}
+    for name in names:
+        labels = name.split(".")[::-1]
+        shared = zip(labels, found.get(tuple(labels[:2]), labels), strict=False)
+        same = takewhile(lambda pair: pair[0] == pair[1], shared)
+        found[tuple(labels[:2])] = [label for label, _ in same]
+    return tuple(sorted(".".join(reversed(labels)) for labels in found.values()))
 
 
 def _under(name: bytes, suffixes: Mapping[bytes, int]) -> int | None:

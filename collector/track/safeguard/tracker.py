@@ -5,15 +5,20 @@
     release    rows and ledger entries of what has ended
 
 An event counts in the hour that the clock has reached when it is taken, so its own time is not
-used. Noise is drawn when a window ends and true counts are overwritten then, so that there is one
-noise for a window. A crash before the rows are in the spool loses them, and the day stays silent.
+used. It waits for the clock's next move, a second at most, in a buffer that is overwritten then: of
+a hundred answers one is a block, and code that runs so seldom is out of the processor's caches each
+time (ten times the cost was measured), so that many are counted at once.
+
+Noise is drawn when a window ends and true counts are overwritten then, so that there is one noise
+for a window. A crash before the rows are in the spool loses them, and the day stays silent.
 """
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from collector.track.ranges import Ranges
 from collector.track.safeguard.calendar import Calendar, Ended
@@ -29,6 +34,11 @@ from collector.track.safeguard.laplace import DiscreteLaplace, RandomBytes
 from collector.track.safeguard.release import Rows, columns_of, released, silent
 from collector.wire.columns import Columns
 from collector.wire.releases import MAX_PENDING
+
+MAX_WAITING: Final = 1024
+"""Events that wait; the next one has them counted at once."""
+_WAITING: Final = struct.Struct(">16sB")
+"""Client and category, of which there are 256 at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,17 +79,36 @@ class SafeGuard:
         )
         self._calendar = Calendar(config.hour_ns, config.hours)
         self._pending: list[Rows] = []
+        self._waiting = bytearray(MAX_WAITING * _WAITING.size)
+        self._waits = 0
 
     def blocked(self, event: Blocked) -> None:
         """Count a blocked look-up; those of addresses outside the access prefixes are ignored."""
-        if self._calendar.is_counting and event.client in self._ranges:
-            self._households.count(event.client, self._calendar.hour_of_day, event.category)
+        if not self._calendar.is_counting:
+            return
+        if self._waits == MAX_WAITING:
+            self.settle()
+        at = self._waits * _WAITING.size
+        _WAITING.pack_into(self._waiting, at, event.client, event.category)
+        self._waits += 1
+
+    def settle(self) -> None:
+        """Count what waits. `advance` does it before the clock moves, so in the hour it is of."""
+        size, self._waits = self._waits * _WAITING.size, 0
+        hour = self._calendar.hour_of_day
+        try:
+            for client, category in _WAITING.iter_unpack(memoryview(self._waiting)[:size]):
+                if client in self._ranges:
+                    self._households.count(client, hour, category)
+        finally:
+            self._waiting[:size] = bytes(size)
 
     def advance(self, now_ns: int) -> None:
         """Let the clock be `now_ns`, every second or so: windows end, keys are made and destroyed.
 
         What is in doubt is wiped at once.
         """
+        self.settle()
         calendar = self._calendar
         ended = calendar.advance(now_ns)
         if ended:
@@ -110,6 +139,8 @@ class SafeGuard:
     def wipe(self) -> None:
         """Destroy key, records and counts, when the collector ends: the day stays silent."""
         self._calendar.is_counting = False
+        self._waits = 0
+        self._waiting[:] = bytes(len(self._waiting))
         self._households.wipe()
 
     def _end(self, ended: Ended) -> None:

@@ -28,7 +28,7 @@ def category(asked: str, *sets: tuple[str, str, str], kind: str = "A") -> int | 
     for owner, rtype, value in sets:
         response.answer.append(dns.rrset.from_text(owner, 60, "IN", rtype, value))
     wire = response.to_wire()
-    found = parse_answer(wire, with_chain=bool(TARGETS.may_name(wire)))
+    found = parse_answer(wire, TARGETS.may_name)
     assert found is not None
     return TARGETS.category(found)
 
@@ -114,3 +114,10 @@ def test_an_answer_is_looked_at_closer_where_a_label_of_a_target_is_in_it() -> N
     apart = Targets([Target(("a.one.example", "b.one.example")), Target(("two.test",))])
     assert apart.may_name(b"\x03one") and apart.may_name(b"\x03Two")
     assert not apart.may_name(b"\x07example\x04test")
+
+
+def test_endings_are_few_and_say_as_much_as_they_can() -> None:
+    names = ("a.block.isp.co.test", "b.block.isp.co.test", "one.example")
+    assert Targets([Target(names)]).endings == ("block.isp.co.test", "one.example")
+    assert TARGETS.endings == ("block.example",)
+    assert not Targets([Target((), (pack(ADULT),))]).endings

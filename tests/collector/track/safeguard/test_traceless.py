@@ -158,3 +158,14 @@ def test_a_page_without_a_category_is_no_address_to_be_visited() -> None:
     seen.give(answer("10.0.0.1", "help.example", ("help.example.", "A", PAGE)))
     assert seen.blocks == 0
     assert seen.shown()["hosts"]["answers"]["ignored.no-address"] == 1
+
+
+def test_a_target_asked_for_by_its_own_name_leaves_no_trace_either() -> None:
+    """Whatever address it has, and be it none; without one there is nothing to record anyway."""
+    seen, name = Seen(), f"{CATEGORIES[0]}.block.example"
+    for address in (PAGE, SITE):
+        seen.give(answer("10.0.0.1", name, (f"{name}.", "A", address)))
+    assert seen.blocks == 2
+    seen.give(answer("10.0.0.1", name))
+    seen.give(answer("10.0.0.1", "plain.example", ("plain.example.", "A", PAGE)))
+    assert seen.trackers.hosts.counts["answers"]["ignored.no-address"] == 4

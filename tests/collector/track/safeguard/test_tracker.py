@@ -10,6 +10,7 @@ import pytest
 from collector.track.safeguard.domain import Blocked, marginals, pool_size
 from collector.track.safeguard.laplace import DiscreteLaplace
 from collector.track.safeguard.release import released
+from collector.track.safeguard.tracker import MAX_WAITING
 from collector.track.trackers import Trackers, TrackersConfig
 from collector.wire.addr import pack
 from collector.wire.columns import record_batch
@@ -180,6 +181,7 @@ def test_a_snapshot_holds_public_facts_only() -> None:
 def test_midnight_destroys_what_was_known_of_the_day() -> None:
     made = started()
     block(made, 1, 1)
+    made.settle()
     households = made._households
     key, chunk = bytes(households._key), households._chunks[0]
     walk(made, MIDNIGHT + SECOND, MIDNIGHT + DAY)
@@ -199,16 +201,41 @@ def test_doubt_destroys_it_at_once_and_so_does_the_end() -> None:
         assert not any(made._households._key)
         assert not made._households._tags
         block(made, 1, 1)
+        made.settle()
         assert not made._households._tags
+
+
+def test_what_waits_for_the_clock_is_overwritten_and_none_is_left_out() -> None:
+    made = started(noise=False)
+    for household in range(MAX_WAITING + 5):
+        block(made, household, 0)
+    assert made._households.kept[0] == MAX_WAITING, "no room for more"
+    made.advance(MIDNIGHT + SECOND)
+    assert made._households.kept[0] == MAX_WAITING + 5
+    assert not any(made._waiting)
+    block(made, 1, 1)
+    assert any(made._waiting)
+    made.wipe()
+    assert not any(made._waiting)
+
+
+def test_what_waits_counts_in_the_hour_it_is_of() -> None:
+    made = started(noise=False)
+    walk(made, MIDNIGHT + SECOND, MIDNIGHT + HOUR - SECOND)
+    block(made, 1, 0)
+    told = cells(made.take(0, 1, MIDNIGHT + HOUR))
+    assert sum(told.values()) == 1
 
 
 def test_strangers_and_silent_days_are_not_counted() -> None:
     made = started(noise=False)
     made.blocked(Blocked(0, pack("192.0.2.1"), 0))
+    made.settle()
     assert not made._households._tags
     silent = guard()
     silent.advance(MIDNIGHT + HOUR)
     block(silent, 1, 1)
+    silent.settle()
     assert not silent._households._tags
 
 
@@ -254,6 +281,7 @@ def test_the_trackers_carry_it_where_it_is_configured() -> None:
     made.tick(MIDNIGHT)
     made.observed(Blocked(0, pack("10.0.0.1"), 0))
     assert made.safeguard is not None
+    made.safeguard.settle()
     assert sum(made.safeguard._households.kept) == 1
     assert made.stages() == stages, "no count of it can be scraped"
     for now in range(MIDNIGHT, MIDNIGHT + HOUR, 240 * SECOND):
