@@ -26,7 +26,8 @@ ENVIRONMENT: Final[Mapping[str, str]] = {
 }
 """Makes glibc overwrite what is freed. Python's own allocator would not give it back, and chunks in
 glibc's thread cache are not overwritten, so both are off. The byte is 165 on allocation and its
-complement on free; its value is of no matter as long as it is not 0."""
+complement on free; its value is of no matter as long as it is not 0. The last eight bytes of a
+chunk are not overwritten, so nothing personal may end an object that ends there (`parse.ip`)."""
 
 
 class HygieneError(OSError):

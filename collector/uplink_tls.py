@@ -7,6 +7,7 @@ bytes, and several times a second at whether the uplink is to stop.
 
 from __future__ import annotations
 
+import errno
 import http.client
 import os
 import select
@@ -139,6 +140,14 @@ class Guard:
 class _GuardedSocket(ssl.SSLSocket):
     guard: Guard | None = None
 
+    def getpeername(self) -> Any:
+        """The first thing that wrapping does, which leaks the socket of a peer that has gone."""
+        try:
+            return super().getpeername()
+        except OSError as error:
+            self.close()
+            raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET)) from error
+
     def recv_into(self, buffer: Any, nbytes: int | None = None, flags: int = 0) -> int:
         plain = super().recv_into
         if self.guard is None:
@@ -168,7 +177,6 @@ class Connection(http.client.HTTPSConnection):
         context = self._identity.context()
         raw = _dial(self.host, self.port, self._guard)
         try:
-            raw.getpeername()  # wrap_socket leaks the socket of a peer that has gone already
             sock = context.wrap_socket(
                 raw, server_hostname=self.host, do_handshake_on_connect=False
             )

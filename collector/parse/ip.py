@@ -38,7 +38,10 @@ _DESTINATION: Final = 60
 _EXTENSIONS: Final = frozenset((_HOP_BY_HOP, _ROUTING, _DESTINATION, 135, 139, 140))
 """Headers of the common form of RFC 6564: next header, length in 8 octets without the first 8."""
 
-_V4: Final = struct.Struct(">BxHHHxBxx4s4s")
+_V4: Final = struct.Struct(">BxHHHxBxxII")
+_MAPPED_V4: Final = struct.Struct(">12sI")
+"""Addresses are numbers on their way: glibc overwrites what is freed (`hygiene.ENVIRONMENT`) but for
+the last eight bytes of a chunk, in which four bytes of their own would stand and stay."""
 _V6: Final = struct.Struct(">BxxxHBx16s16s")
 _TCP: Final = struct.Struct(">HHIxxxxBB")
 _UDP: Final = struct.Struct(">HHH")
@@ -99,7 +102,7 @@ def _parse4(ts_ns: int, data: bytes) -> Packet | Fragment | None:
     """RFC 791 section 3.1."""
     if len(data) < 20:
         raise ParseError("truncated")
-    first, total, ident, cut, proto, src, dst = _V4.unpack_from(data)
+    first, total, ident, cut, proto, from_, to = _V4.unpack_from(data)
     if first >> 4 != 4:
         raise ParseError("version")
     header = (first & 0x0F) * 4
@@ -110,8 +113,7 @@ def _parse4(ts_ns: int, data: bytes) -> Packet | Fragment | None:
         raise ParseError("length")
     if total > len(data):
         raise ParseError("truncated")
-    src = MAPPED + src
-    dst = MAPPED + dst
+    src, dst = _MAPPED_V4.pack(MAPPED, from_), _MAPPED_V4.pack(MAPPED, to)
     if cut & 0x3FFF:
         more = bool(cut & 0x2000)
         return _fragment(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import gc
 import http.client
 import http.server
 import ipaddress
@@ -731,6 +732,15 @@ def test_a_spool_that_fails_does_not_end_the_thread(
     wait_for(lambda: "not started" in uplink.last_error)
     spool.start()
     assert uplink.drain(20)
+
+
+def test_a_socket_whose_peer_has_gone_is_not_left_open(pki: Pki) -> None:
+    """One that goes between the dial and the handshake; an open one would be a warning."""
+    raw = socket.socket()
+    with pytest.raises(ConnectionResetError):
+        pki.identity().context().wrap_socket(raw, server_hostname="127.0.0.1")
+    assert raw.fileno() == -1
+    gc.collect()
 
 
 # -- waits, without a server

@@ -6,7 +6,17 @@ import pytest
 
 from tests.deploy.support import Watched, label_values, personal
 
-LABELS = {"stage", "outcome", "record_class", "reason", "fate", "collector", "verdict", "le"}
+LABELS = {
+    "stage",
+    "outcome",
+    "record_class",
+    "reason",
+    "fate",
+    "collector",
+    "verdict",
+    "event",
+    "le",
+}
 """All of them come from closed sets, or from certificates that the operator issued."""
 
 
