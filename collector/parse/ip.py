@@ -40,7 +40,7 @@ _EXTENSIONS: Final = frozenset((_HOP_BY_HOP, _ROUTING, _DESTINATION, 135, 139, 1
 
 _V4: Final = struct.Struct(">BxHHHxBxxII")
 _MAPPED_V4: Final = struct.Struct(">12sI")
-"""Addresses are numbers on their way: glibc overwrites what is freed (`hygiene.ENVIRONMENT`) but for
+"""Addresses are numbers on their way: glibc overwrites what is freed (`hygiene.ENVIRONMENT`) except
 the last eight bytes of a chunk, in which four bytes of their own would stand and stay."""
 _V6: Final = struct.Struct(">BxxxHBx16s16s")
 _TCP: Final = struct.Struct(">HHIxxxxBB")
