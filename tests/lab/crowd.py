@@ -48,7 +48,7 @@ OPEN_NAMES: Final = ("news.example", "mail.example", "games.test")
 REGION: Final = "lab"
 VISITORS: Final = 4
 ANSWER_S: Final = 2.0
-TRIES: Final = 4
+TRIES: Final = 10
 LATE: Final = 0.8
 """Part of an hour by which its look-ups must be over: what comes later may count in the next."""
 
