@@ -51,6 +51,7 @@ WANTED: Final = {
     ("http", "dpkt"): 2.0,
     ("dns", "scapy"): 100.0,
     ("tls", "scapy"): 100.0,
+    ("http", "scapy"): 100.0,
     ("quic", "aioquic"): 1.5,
 }
 
