@@ -42,11 +42,7 @@ missing = hygiene.harden()
 show()
 print(*missing, sep="|")
 """
-SCAN = """
-import gc, hashlib
-needle = hashlib.blake2b(b"needle", digest_size=24).digest()
-rows = [{"n": n, "secret": needle + n.to_bytes(4, "big")} for n in range(2000)]
-del rows
+COUNT = """
 gc.collect()
 found = 0
 with open("/proc/self/maps") as maps, open("/proc/self/mem", "rb", 0) as memory:
@@ -58,7 +54,12 @@ with open("/proc/self/maps") as maps, open("/proc/self/mem", "rb", 0) as memory:
             found += memory.read(end - start).count(needle)
 print(found)
 """
-
+FREED = """
+import gc, hashlib
+needle = hashlib.blake2b(b"needle", digest_size=24).digest()
+rows = [{"n": n, "secret": needle + n.to_bytes(4, "big")} for n in range(2000)]
+del rows
+"""
 PARSED = """
 import gc, struct
 from collector.parse import ip
@@ -71,16 +72,7 @@ for n in range(2000):
     kept.append(ip.parse(n, ip.IPV4, data).ts_ns * 10**9)  # other objects come between
     data[:] = bytes(len(data))
 del data
-gc.collect()
-found = 0
-with open("/proc/self/maps") as maps, open("/proc/self/mem", "rb", 0) as memory:
-    for line in maps:
-        span, mode = line.split()[:2]
-        if "w" in mode and "[v" not in line:
-            start, end = (int(part, 16) for part in span.split("-"))
-            memory.seek(start)
-            found += memory.read(end - start).count(number.to_bytes(4, "big"))
-print(found)
+needle = number.to_bytes(4, "big")
 """
 
 
@@ -125,8 +117,8 @@ def test_nothing_is_missing_where_the_environment_is_right() -> None:
 
 
 def test_freed_memory_keeps_secrets_without_the_environment_and_loses_them_with_it() -> None:
-    assert int(run(SCAN)) > 100, "the scan must be able to find something"
-    assert int(run(SCAN, dict(hygiene.ENVIRONMENT))) <= 1, "all but the needle itself"
+    assert int(run(FREED + COUNT)) > 100, "the scan must be able to find something"
+    assert int(run(FREED + COUNT, dict(hygiene.ENVIRONMENT))) <= 1, "all but the needle itself"
 
 
 def test_random_bytes_fill_the_buffer_itself() -> None:
@@ -143,4 +135,4 @@ def test_random_bytes_fill_the_buffer_itself() -> None:
 
 def test_addresses_of_parsed_packets_are_overwritten() -> None:
     """Four bytes of their own would lie where glibc does not overwrite."""
-    assert int(run(PARSED, dict(hygiene.ENVIRONMENT))) < 10, "but for the scan's own"
+    assert int(run(PARSED + COUNT, dict(hygiene.ENVIRONMENT))) < 10, "but for the scan's own"
