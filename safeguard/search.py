@@ -7,6 +7,7 @@ this header of 9 bytes, size; the data follows. Files that are no such chain are
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -26,23 +27,32 @@ _OVERLAP: Final = 1 << 10
 def find(places: Iterable[Path], markers: Iterable[bytes]) -> dict[bytes, list[Path]]:
     """Files that hold each marker: those given, and those below folders that are given.
 
-    A file that goes meanwhile holds nothing.
+    A file or folder that goes meanwhile holds nothing.
     """
     wanted = list(markers)
     found: dict[bytes, list[Path]] = {marker: [] for marker in wanted}
-    for place in places:
-        for path in [place] if place.is_file() else sorted(place.rglob("*")):
-            if path.is_symlink() or not path.is_file():
-                continue
-            try:
-                data = path.read_bytes()
-            except FileNotFoundError:
-                continue
-            texts = [data, *decompressed(data)]
-            for marker in wanted:
-                if any(marker in text for text in texts):
-                    found[marker].append(path)
+    for path in below(places):
+        if path.is_symlink() or not path.is_file():
+            continue
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            continue
+        texts = [data, *decompressed(data)]
+        for marker in wanted:
+            if any(marker in text for text in texts):
+                found[marker].append(path)
     return found
+
+
+def below(places: Iterable[Path]) -> Iterator[Path]:
+    """Files given, and all below folders that are given, in order; not those that go meanwhile."""
+    for place in places:
+        if place.is_file():
+            yield place
+        else:  # not Path.rglob, which raises where a folder goes before it is looked into
+            walked = os.walk(place)
+            yield from sorted(Path(folder, name) for folder, _, names in walked for name in names)
 
 
 def decompressed(data: bytes) -> Iterator[bytes]:

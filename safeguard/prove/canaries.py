@@ -26,7 +26,7 @@ from aggregator.store.errors import StoreError
 from collector.wire import codec
 from collector.wire.addr import MAPPED, pack
 from collector.wire.batch import BatchError
-from safeguard.search import find
+from safeguard.search import below, find
 from safeguard.stored import Reader
 
 MAX_CANARIES: Final = 10_000
@@ -114,7 +114,7 @@ class Canaries:
 
 def files(places: Iterable[Path], canaries: Canaries) -> list[str]:
     """Files that hold a canary: raw, and inside batches."""
-    listed = [path for path in _all(places) if path.is_file()]
+    listed = [path for path in below(places) if path.is_file()]
     batches = {path for path in listed if path.suffix == ".batch"}
     found = {
         f"{path.name}: a canary"
@@ -233,11 +233,6 @@ def _any(client: Reader, table: str, test: str) -> bool:
             raise
         return False  # not this user's to read: the files are looked into all the same
     return bool(answer["n"][0])
-
-
-def _all(places: Iterable[Path]) -> Iterator[Path]:
-    for place in places:
-        yield from [place] if place.is_file() else sorted(place.rglob("*"))
 
 
 def _regions(pid: int) -> Iterator[tuple[int, int, str]]:

@@ -7,7 +7,7 @@ that ingest refuses was made all the same, by a collector that does not keep its
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
@@ -18,6 +18,7 @@ from collector.wire import codec
 from collector.wire.batch import BatchError
 from collector.wire.records import BLOCK_COUNT, SAFEGUARD_LEDGER
 from safeguard.model import Cell, Release
+from safeguard.search import below
 
 MAX_FOUND: Final = 10
 _SAME: Final = (
@@ -47,7 +48,9 @@ def read(places: Iterable[Path]) -> list[Sent]:
     What is no batch, or goes meanwhile, is none.
     """
     found = []
-    for path in _batches(places):
+    for path in below(places):
+        if path.suffix != ".batch":
+            continue
         with suppress(BatchError, FileNotFoundError):
             data = path.read_bytes()
             sections = {section.record_class for section in codec.peek(data).sections}
@@ -101,12 +104,6 @@ def after_start(batches: Sequence[Sent], started_us: int, day_us: int) -> list[s
         for release in each.releases
         if release.is_released and release.start_us // day_us * day_us < started_us
     ][:MAX_FOUND]
-
-
-def _batches(places: Iterable[Path]) -> Iterator[Path]:
-    for place in places:
-        found = [place] if place.is_file() else sorted(place.rglob("*"))
-        yield from (path for path in found if path.suffix == ".batch")
 
 
 def _sent(name: str, data: bytes) -> Sent:

@@ -23,6 +23,7 @@ from retention.model import DAY_US, Hold, Purge, Step
 from retention.vault import late
 from retention.vault.engine import EngineVault
 from retention.vault.tables import PERSONAL, Names, in_place, names_of
+from safeguard.search import find
 from tests.aggregator.cluster import Cluster, Node
 from tests.aggregator.support import Store
 from tests.retention.destruction.world import START
@@ -74,16 +75,11 @@ class Site:
 
     def nodes_with(self, marker: str) -> set[tuple[int, int]]:
         """Shard and replica of the nodes that have a file with this text."""
-        found = set()
-        for node in self.cluster.nodes:
-            for path in node.data.rglob("*"):
-                try:
-                    if path.is_file() and marker.encode() in path.read_bytes():
-                        found.add((node.shard, node.replica))
-                        break
-                except FileNotFoundError:
-                    continue  # a part that went meanwhile
-        return found
+        return {
+            (node.shard, node.replica)
+            for node in self.cluster.nodes
+            if find([node.data], [marker.encode()])[marker.encode()]
+        }
 
     def prints(self, record_class: str, kept: Any, where: str = "1") -> list[list[Print]]:
         """What every replica has of NOON's partition, by shard."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import hmac
 import itertools
-import os
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -36,7 +35,7 @@ from retention.vault.engine import EngineVault
 from retention.vault.folders import Outside
 from retention.vault.port import KEY_BYTES, Approved, LateSlot, Selection
 from retention.vault.tables import Names
-from safeguard.search import decompressed
+from safeguard.search import find
 from tests.aggregator.support import Store
 
 NOON: Final = 1_766_404_800_000_000
@@ -186,20 +185,8 @@ class World:
         return selection
 
     def files_with(self, marker: bytes) -> set[str]:
-        """Folders of tables, below the data folder, with a file that has these bytes.
-
-        LZ4 folds the first letter of a marker where the one before it begins with the same.
-        """
-        found = set()
-        for folder, _, names in os.walk(self.root):
-            for name in names:
-                try:
-                    data = Path(folder, name).read_bytes()
-                except FileNotFoundError:
-                    continue  # a part that went meanwhile
-                if any(marker in text for text in (data, *decompressed(data))):
-                    found.add(folder)
-        return found
+        """Folders of tables, below the data folder, with a file that has these bytes."""
+        return {str(path.parent) for path in find([self.root], [marker])[marker]}
 
     def folder_of(self, table: str) -> Path:
         database, _, name = table.partition(".")
