@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import logging
+import os
 import re
 import signal
 import sys
@@ -98,16 +99,16 @@ def run(
     def stop(number: int, frame: FrameType | None) -> None:
         nonlocal stopping
         stopping = True
+        collector.wake()
 
+    collector = Collector(settings, replace_table=replace_table)
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
-    collector = Collector(settings, replace_table=replace_table)
     try:
         collector.start()
     except (OSError, SpoolError, JournalError, RestartNeeded, ValueError) as error:
         _fail(_words(error))
-    # What is there now stays to the end: no collection needs to look at it again, and the end of
-    # the interpreter, which would for a fifth of a second, takes a tenth of that.
+    # What is there now stays to the end: no collection needs to look at it again.
     gc.collect()
     gc.freeze()
     memory.settle()
@@ -117,6 +118,10 @@ def run(
         _fail(_words(error))
     finally:
         collector.stop()
+    # Everything is on disk and closed. To take the interpreter and its libraries apart, object by
+    # object, is 17 ms of work for memory that the kernel takes back as a whole.
+    logging.shutdown()
+    os._exit(0)
 
 
 @app.command("check-config")

@@ -12,13 +12,11 @@ from __future__ import annotations
 import logging
 import os
 import time
-import traceback
 import uuid
 from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Final
 
 from collector import build, build_safeguard, hygiene
@@ -33,7 +31,7 @@ from collector.config import Config
 from collector.counters import Counters
 from collector.held import Held
 from collector.journal import Journal
-from collector.keeper import Keeper, RestartNeeded
+from collector.keeper import Keeper
 from collector.lines import Lines
 from collector.metrics import Metrics
 from collector.parse.conntrack import Decoder
@@ -41,25 +39,26 @@ from collector.report import publish, tally
 from collector.resume import resume
 from collector.sources import Sources
 from collector.spool import Spool, SpoolError
+from collector.survival import Survival
+from collector.timers import gather_ns, wait_s
 from collector.track.journal_events import Control, JournalEvent, control_event
 from collector.track.observer import Event, Observer, ObserverConfig
 from collector.track.safeguard.tracker import Randomness
 from collector.track.sessions import BindingChange
 from collector.track.trackers import Trackers, touches_calls
 from collector.uplink import Uplink
-from collector.wire.loss import Loss
 
 log = logging.getLogger(__name__)
 
 SECOND_NS: Final = 1_000_000_000
-_POLL_S: Final = 0.1
-"""Longest sleep: timers are late by no more, and an event is on disk within it."""
 _FRAMES: Final = 512
 """Frames, datagrams or records of one source between two looks at the clock."""
 _TICK_NS: Final = SECOND_NS
 _CHECK_NS: Final = 5 * SECOND_NS
 """How often the journal says that the collector runs, which bounds the gap after a SIGKILL, and
 how often the kernel's table is looked after, which bounds what a flushed ruleset costs."""
+_FLOWS: Final = range(16)
+"""Batches of ended flows that a window waits for: as many as the largest buffer holds."""
 _DRAIN_S, _DRAINS = 0.5, range(20)
 
 
@@ -97,10 +96,8 @@ class Collector:
         self.counters = Counters(build.nft_config(config), now, replace_table)
         self.rows: Counter[str] = Counter()
         self.gaps: Counter[tuple[str, str]] = Counter()
-        self.errors = 0
-        """Frames and events that an error of ours kept from being taken."""
-        self._told_errors = 0
-        self._tick_at = self._check_at = self._dump_at = 0
+        self.survive = Survival()
+        self._tick_at = self._check_at = self._dump_at = self._flows_at = 0
         self.keeper = Keeper(self.journal, self.spool, now, monotonic, self._state)
 
     def start(self) -> None:
@@ -142,6 +139,10 @@ class Collector:
         if self.keeper.held:
             log.warning("the last window is not in the spool; the journal has what it needs")
 
+    def wake(self) -> None:
+        """Have `run` ask `stopping` now; for signal handlers and other threads."""
+        self.sources.wake()
+
     def stop(self) -> None:
         """Send what is spooled while the aggregator answers, and let everything go."""
         if self.trackers.safeguard:
@@ -162,8 +163,7 @@ class Collector:
 
     def step(self) -> None:
         """One turn of the loop: what waits at the sockets, then what time demands."""
-        self.sources.select(_POLL_S, (self.conntrack.fileno(), *self.exports.descriptors))
-        self._receive()
+        self._receive(self._wait_s())
         now, monotonic = self._now(), self._monotonic()
         loss = self.window.clock(now, monotonic)
         if loss:
@@ -185,7 +185,8 @@ class Collector:
         """Read every counter, take the rows of the window and commit them with the state."""
         if self.keeper.held and not self._commit(self.keeper.held):
             return
-        self._receive()
+        self._receive(0)
+        any(self._end_flows() for _ in _FLOWS)
         self.keeper.lose(self.counters.read(self.trackers.volume))
         try:
             self.trackers.links.observe(self.sources.read_links())
@@ -195,7 +196,7 @@ class Collector:
         self._dump()
         now = self._now()
         start, end = self.window.bounds(now)
-        self._survive(self._pass, now)
+        self.survive(self._pass, now)
         self._collect(now)
         self.keeper.lose(self.sources.unheard(start, end))
         taken = self.trackers.take(start, end, now)
@@ -236,18 +237,38 @@ class Collector:
         self._dump_at = self._monotonic() + int(self.config.timing.dump_s * SECOND_NS)
         return found.is_anchored
 
-    def _receive(self) -> None:
-        """Take what the sockets hold, in bounded pieces."""
-        for frame in self.sources.read(_FRAMES):
-            self._survive(self._observe, self.observer.frame, frame)
+    def _wait_s(self) -> float:
+        """Seconds until something is due that no descriptor tells of."""
+        now, held = self._monotonic(), self.keeper.held
+        end_at = held.due_ns if held else now + self.window.end_ns - self._now()
+        gathered = [self._flows_at] if self._flows_at > now else []
+        polled = self.details.is_polled or self.conntrack.is_watched
+        return wait_s(now, [self._tick_at, self._dump_at, end_at, *gathered], polled)
+
+    def _receive(self, most_s: float) -> None:
+        """Wait for what comes, at most so long, and take it from those that have it, in pieces."""
+        flows = (self.conntrack.fileno(),) if self._monotonic() >= self._flows_at else ()
+        exports = self.exports.descriptors
+        ready = self.sources.select(most_s, (*flows, *exports))
+        for frame in self.sources.read(_FRAMES, ready):
+            self.survive(self._observe, self.observer.frame, frame)
         for record in self.details.read(_FRAMES):
-            self._survive(self._record, record)
-        for event in self.exports.read(_FRAMES):
-            self._survive(self.trackers.observed, event)
+            self.survive(self._record, record)
+        for event in self.exports.read(_FRAMES) if ready.intersection(exports) else ():
+            self.survive(self.trackers.observed, event)
+        if ready.intersection(flows) or self.conntrack.is_watched:
+            self._end_flows()
+
+    def _end_flows(self) -> bool:
+        """Take flows that ended, at most a batch; false where more may wait."""
         messages = self.conntrack.read()
         if len(messages):
             now = self._now()
-            self._survive(lambda: self.trackers.destroyed(self.decoder.decode(messages), now))
+            self.survive(lambda: self.trackers.destroyed(self.decoder.decode(messages), now))
+        is_all = len(messages) < self.conntrack.batch
+        if is_all:
+            self._flows_at = self._monotonic() + gather_ns(self.conntrack.receive_buffer_bytes)
+        return is_all
 
     def _observe(self, read: Callable[[Any], list[Event]], given: Any) -> None:
         for event in map(self.lines.resolved, read(given)):
@@ -260,20 +281,6 @@ class Collector:
         """Let time pass."""
         self._observe(self.observer.tick, now)
         self._split(self.trackers.tick(now))
-
-    def _survive(self, step: Callable[..., Any], *args: Any) -> None:
-        """Nothing that a packet holds may end the loop: an error of ours costs that packet."""
-        try:
-            step(*args)
-        except (RestartNeeded, OSError):
-            raise
-        except Exception as error:
-            self.errors += 1
-            if self.errors.bit_count() == 1:  # a line for the 1st, 2nd, 4th, 8th...
-                at = traceback.extract_tb(error.__traceback__)[-1]
-                place = f"{Path(at.filename).name}:{at.lineno}"
-                # Not the message, which may quote the packet.
-                log.error("%s at %s (error %d)", type(error).__name__, place, self.errors)
 
     def _record(self, event: JournalEvent) -> None:
         """Write an event to the journal, then apply it and split volume where it says so."""
@@ -292,12 +299,7 @@ class Collector:
     def _collect(self, now: int) -> None:
         """Losses of all but the trackers, whose own a replay or the next reading tells again."""
         found = [*self.sources.losses(now), *self.conntrack.losses(), *self.observer.losses(now)]
-        found += self.details.losses()
-        if self.errors > self._told_errors:
-            amount, self._told_errors = self.errors - self._told_errors, self.errors
-            classes = ("visit", "call", "session", "binding", "mapping")
-            start = now - _TICK_NS
-            found.append(Loss(start, now, "track", "internal-error", amount, "packets", classes))
+        found += [*self.details.losses(), *self.survive.losses(now)]
         self.keeper.lose(found)
         if any(map(touches_calls, found)):
             self._record(("interrupt", {"ts_ns": now}))
@@ -313,7 +315,7 @@ class Collector:
         self._dump_at = self._monotonic() + int(self.config.timing.dump_s * SECOND_NS)
 
     def _tick(self, now: int, monotonic: int) -> None:
-        self._survive(self._pass, now)
+        self.survive(self._pass, now)
         self.lines.refresh()
         try:
             self.sources.refresh()

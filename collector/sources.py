@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import selectors
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass, field
 from typing import Final, cast
 
@@ -65,6 +66,8 @@ class Sources:
         guarded = targets(config)
         self._pages = tuple(sorted(guarded.pages)) if guarded else ()
         self._selector = selectors.DefaultSelector()
+        self._waker = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._selector.register(self._waker, selectors.EVENT_READ)
         self._extra: tuple[int, ...] = ()
         self._looked_ns = 0
         self._due_s = 0.0
@@ -129,17 +132,30 @@ class Sources:
         self._looked_ns = reading.ts_ns
         self._complain(found)
 
-    def select(self, timeout_s: float, also: tuple[int, ...]) -> None:
-        """Wait until a socket or a descriptor of `also` has something, at most `timeout_s`."""
+    def select(self, timeout_s: float, also: tuple[int, ...]) -> set[int]:
+        """Wait until a socket or a descriptor of `also` has something, at most `timeout_s`, or
+        until `wake`; the descriptors that have."""
         if also != self._extra:
-            for descriptor in also:
+            for descriptor in set(self._extra).difference(also):
+                self._selector.unregister(descriptor)
+            for descriptor in set(also).difference(self._extra):
                 self._selector.register(descriptor, selectors.EVENT_READ)
             self._extra = also
-        self._selector.select(timeout_s)
+        ready = {key.fd for key, _ in self._selector.select(timeout_s)}
+        if self._waker in ready:
+            os.eventfd_read(self._waker)
+        return ready
 
-    def read(self, limit: int) -> Iterator[Frame]:
-        """What waits in every socket, at most `limit` frames of each."""
+    def wake(self) -> None:
+        """End the wait, or the next one; for signal handlers and other threads."""
+        if self._waker >= 0:
+            os.eventfd_write(self._waker, 1)
+
+    def read(self, limit: int, ready: Set[int]) -> Iterator[Frame]:
+        """What waits in the sockets that are `ready`, at most `limit` frames of each."""
         for name, opened in list(self._open.items()):
+            if opened.source.fileno() not in ready:
+                continue
             try:
                 frames = opened.source.read(limit)
             except OSError as error:
@@ -170,6 +186,9 @@ class Sources:
         for name in list(self._open):
             self._close(name)
         self._selector.close()
+        if self._waker >= 0:
+            os.close(self._waker)
+            self._waker = -1
 
     def _appeared(self, link: LinkCounters, now_ns: int) -> None:
         """Open a socket on an interface that was not there at the last look."""

@@ -68,6 +68,11 @@ class DetailFiles:
         self._due_s = 0.0
         self.counts = stage("malformed")
 
+    @property
+    def is_polled(self) -> bool:
+        """Whether there is something to read that no descriptor tells of."""
+        return bool(self._patterns)
+
     def start(self, places: Mapping[str, list[Any]]) -> None:
         """Go on behind the places that the state knows. Where it knows none this is the first
         start: what stands in the files is history and is not read."""

@@ -141,6 +141,17 @@ class ConntrackEvents:
         """Whether the kernel keeps events that find no room, as of the last `read`."""
         return self._reliable is not None and self._reliable.is_on
 
+    @property
+    def is_watched(self) -> bool:
+        """Whether `read` is to be called several times a second, events or none: it gives the
+        watchdog its sign of life, and switches reliable delivery on again."""
+        return self._reliable is not None
+
+    @property
+    def batch(self) -> int:
+        """Most events of one `read`."""
+        return self._config.batch
+
     def fileno(self) -> int:
         """The descriptor, for a selector."""
         return -1 if self._socket is None else self._socket.fileno()

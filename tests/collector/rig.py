@@ -111,6 +111,8 @@ def kill(collector: Collector) -> None:
         opened.source.stop()
     collector.sources._open.clear()
     collector.sources._selector.close()
+    os.close(collector.sources._waker)
+    collector.sources._waker = -1
     journal = collector.journal
     if journal._descriptor is not None:
         os.close(journal._descriptor)

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ from collector.config import Config
 from collector.journal import JournalError, JournalFullError
 from collector.keeper import RestartNeeded
 from collector.parse import radius
+from collector.parse.conntrack import Messages
 from collector.parse.radius import Accounting
 from collector.parse.radius_attributes import Profile
 from collector.report import publish, stages
@@ -50,6 +52,7 @@ from tests.collector.rig import (
     spooled,
     traffic,
 )
+from tests.collector.test_fuzz import radius as radius_packet
 from tests.collector.track.test_trackers import sip
 
 pytestmark = pytest.mark.lab
@@ -615,10 +618,10 @@ def test_an_error_of_ours_costs_a_packet_and_says_nothing_of_it(
 
     monkeypatch.setattr(running.observer, "frame", fail)
     dns(lab)
-    spin(running, lambda: running.errors > 0)
+    spin(running, lambda: running.survive.errors > 0)
     running.close_window()
     (gap,) = [row for row in spooled(tmp_path)["gap"] if row["reason"] == "internal-error"]
-    assert gap["amount"] == running.errors
+    assert gap["amount"] == running.survive.errors
     assert "RuntimeError at test_service.py" in caplog.text
     assert "secret" not in caplog.text
 
@@ -690,15 +693,121 @@ def test_a_secret_is_never_logged(
         assert path.is_dir() or b"topsecret" not in path.read_bytes()
 
 
+# When the loop sleeps, and what wakes it
+
+
 def test_an_idle_loop_sleeps(make: Make) -> None:
     running = make()
+    run("conntrack", "-F")  # flows of other tests end now, not meanwhile
     settle(running, 0.3)
     cpu, turns, end = time.process_time(), 0, time.monotonic() + 2.0
     while time.monotonic() < end:
         running.step()
         turns += 1
-    assert turns <= 30  # ten a second, and what a stray packet wakes
+    assert turns <= 12  # the tick of each second, and what a stray packet wakes
     assert time.process_time() - cpu < 0.4
+
+
+def drowsy(running: Collector) -> None:
+    """What waits is taken; no timer is due for an hour from here on."""
+    running._tick_at = 0
+    running.step()
+    running._tick_at = running._dump_at = time.monotonic_ns() + 3600 * SECOND
+
+
+def after(seconds: float, call: Callable[[], object]) -> Timer:
+    """Something that happens while the loop sleeps."""
+    timer = Timer(seconds, call)
+    timer.start()
+    return timer
+
+
+def test_an_event_is_on_disk_a_tenth_of_a_second_after_it_came(make: Make, lab: Router) -> None:
+    running = make()
+    with inside(lab.up.ns):
+        sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    delay = 0.0
+    with sender:
+        for number in range(20):
+            drowsy(running)
+            packet, sent = radius_packet(radius.START, number), [0.0]
+
+            def send(packet: bytes = packet, sent: list[float] = sent) -> None:
+                sent[0] = time.monotonic()
+                sender.sendto(packet, ("198.51.100.1", 1813))
+
+            before = running.journal.counts["synced"]
+            timer = after(0.2, send)
+            while running.journal.counts["synced"] == before:
+                running.step()
+            delay = time.monotonic() - sent[0]
+            timer.join()
+            if delay < 0.1:
+                return
+    pytest.fail(f"{delay} s, the last time")  # of twenty: the machine is not ours alone
+
+
+def test_a_sleeping_loop_hears_of_ended_flows_and_of_a_wish_to_stop(
+    make: Make, lab: Router
+) -> None:
+    running = make()
+    traffic(lab)
+    drowsy(running)
+    before = running.conntrack.counts["seen"]
+    flush = after(0.2, lambda: run("ip", "netns", "exec", lab.ns, "conntrack", "-F"))
+    while running.conntrack.counts["seen"] == before:
+        running.step()
+    flush.join()
+    drowsy(running)
+    waker = after(0.2, running.wake)
+    running.step()  # would last an hour
+    waker.join()
+
+
+def test_ended_flows_gather_while_packets_wake_the_loop(make: Make, lab: Router) -> None:
+    running = make()
+    drowsy(running)
+    running._flows_at = time.monotonic_ns() + 3600 * SECOND
+    before = running.conntrack.counts["seen"]
+    traffic(lab)
+    run("ip", "netns", "exec", lab.ns, "conntrack", "-F")
+    running.wake()
+    running.step()
+    assert running.conntrack.counts["seen"] == before
+    running.close_window()  # takes what there is
+    assert running.conntrack.counts["seen"] > before
+
+
+def test_timers_fire_when_nothing_arrives(make: Make, tmp_path: Path) -> None:
+    running = make(config(tmp_path, window_s=1))
+    drowsy(running)
+    last = running.spool.last_sequence
+    while running.spool.last_sequence < last + 2:
+        running.step()
+    tick_at = running._tick_at = time.monotonic_ns() + SECOND // 5
+    while running._tick_at == tick_at:
+        running.step()
+    dump_at = running._dump_at = time.monotonic_ns() + SECOND // 5
+    while running._dump_at == dump_at:
+        running.step()
+
+
+def test_the_watchdog_gets_its_sign_of_life_from_an_idle_loop(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = make(config(tmp_path, more="[flows]\nreliable = true\nstall_s = 600\n"))
+    drowsy(running)
+    looks, read = [], running.conntrack.read
+
+    def look() -> Messages:
+        looks.append(time.monotonic())
+        return read()
+
+    monkeypatch.setattr(running.conntrack, "read", look)
+    for _ in range(5):
+        running.step()  # none lasts an hour
+    assert len(looks) == 5
+    assert running.conntrack.is_reliable
 
 
 def test_exports_of_a_router_become_usage_and_gaps(make: Make, lab: Router, tmp_path: Path) -> None:

@@ -52,8 +52,7 @@ class Lines:
         deadline, heard = time.monotonic() + 10.0, 0
         while not heard and time.monotonic() < deadline:
             before = self.observer.counts["frames"]["recorded"]
-            time.sleep(0.05)
-            for frame in self.sources.read(512):
+            for frame in self.sources.read(512, self.sources.select(0.05, ())):
                 self.observer.frame(frame)
             heard = self.observer.counts["frames"]["recorded"] - before
         return heard
@@ -134,7 +133,7 @@ def test_one_that_comes_again_between_two_looks_keeps_its_role(lines: Lines) -> 
     add("acc0")
     lines.look()
     run("ip", "link", "del", "acc0")
-    list(lines.sources.read(8))
+    list(lines.sources.read(8, lines.sources.select(10.0, ())))
     add("acc0")
     assert ("interface-gone", "interface:acc0") in lines.reasons()  # it is bound anew by now
     send("acc0")
@@ -257,3 +256,28 @@ def drop(capability: int) -> None:
     word = 3 * (capability // 32)
     sets[word] &= ~(1 << capability % 32)
     assert libc.capset(header, sets) == 0
+
+
+def test_only_sockets_that_are_ready_are_read_and_a_wake_ends_the_wait(lines: Lines) -> None:
+    add("acc0")
+    lines.look()
+    lines.sources.wake()
+    assert lines.sources.select(3600.0, ())
+    send("acc0")
+    ready = lines.sources.select(10.0, ())
+    assert list(lines.sources.read(8, set())) == []
+    assert len(list(lines.sources.read(8, ready))) == 1
+    lines.sources.stop()
+    lines.sources.wake()  # a signal may come late
+
+
+def test_what_else_is_waited_for_may_change(lines: Lines) -> None:
+    one, two = os.eventfd(1), os.eventfd(1)
+    try:
+        assert lines.sources.select(10.0, (one, two)) == {one, two}
+        assert lines.sources.select(10.0, (two,)) == {two}
+        assert lines.sources.select(10.0, (one, two)) == {one, two}
+        assert lines.sources.select(0.0, ()) == set()
+    finally:
+        os.close(one)
+        os.close(two)
