@@ -193,6 +193,8 @@ class Collector:
         except LinksUnavailable as error:  # counters go on: the next reading has it all
             log.error("the interfaces could not be read: %s", error.strerror)
         self.trackers.reconcile()  # before flows hear of what came after the reading
+        # Of a session that began meanwhile the reading has packets: its row must reach into it.
+        self._receive()
         self._dump()
         now = self._now()
         start, end = self.window.bounds(now)

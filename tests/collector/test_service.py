@@ -355,6 +355,40 @@ def test_a_counter_unreadable_at_a_split_costs_exactness_and_no_byte(
     assert len(mine) == 1  # the second split found its way
 
 
+def test_a_session_that_begins_while_a_window_is_read_has_its_first_packets(
+    make: Make, lab: Router, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reading counts as taken on the window's edge, when nobody had the address yet."""
+    running = make(config(tmp_path, window_s=4))
+    read, receive = running.counters.read, running._receive
+    begun: list[Accounting] = []
+    before = lab.a.quiet()
+
+    def reading(volume: Any) -> Any:
+        begun.append(accounting(radius.START))
+        traffic(lab)
+        return read(volume)
+
+    def receiving() -> None:
+        receive()
+        if begun:
+            running._record(control_event(begun.pop()))
+
+    # Within the time by which a reading may be late for an edge.
+    time.sleep(-time.time() % 4)
+    monkeypatch.setattr(running.counters, "read", reading)
+    monkeypatch.setattr(running, "_receive", receiving)
+    running.close_window()
+    monkeypatch.setattr(running.counters, "read", read)
+    truth = moved(lab.a, before)
+    running.close_window()
+    rows = spooled(tmp_path)
+    assert octets(rows, lab.a) == truth
+    mine = [row for row in rows["usage"] if row["address"] == pack("10.0.0.2")]
+    (binding,) = {row["valid_from_ns"] for row in rows["binding"]}
+    assert all(row["end_ns"] > binding for row in mine if row["up_bytes"])
+
+
 def test_many_changes_at_once_are_read_at_once(
     make: Make, lab: Router, monkeypatch: pytest.MonkeyPatch
 ) -> None:

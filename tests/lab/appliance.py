@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from typing import Any, Final, Self
 from aggregator.config import load
 from aggregator.queries import billing
 from aggregator.queries.arithmetic import Period, iso, parse_period
+from aggregator.queries.late import late_rows
 from aggregator.reader import reader
 from collector import hygiene
 from collector.wire.addr import pack
@@ -302,9 +304,8 @@ listen = "127.0.0.1:{METRICS_PORT}"
                 )
                 calls += [_call(row) for row in called.calls]
             losses = [_loss(row) for row in billing.rows_of(client, _LOSSES, _span(span))]
-            nobody = next(iter(billing.rows_of(client, _NOBODY, {**_span(span), **_CROWD})))
             version = ".".join(map(str, client.capabilities().version))
-            return Answers(billed, complete, calls, losses, dict(nobody), version)
+            return Answers(billed, complete, calls, losses, _nobodys(client, span), version)
         finally:
             client.close()
 
@@ -338,6 +339,18 @@ _HOSTS: Final = """
 SELECT DISTINCT host FROM visit
 WHERE subscriber = %(subscriber)s AND start_us >= %(start)s AND start_us < %(end)s
 ORDER BY host"""
+
+
+def _nobodys(client: billing.Reader, span: Period) -> dict[str, int]:
+    """Bytes and rows that no bill has.
+
+    A window may end between a request for accounting and the packet after it, with neither read
+    yet: a row of that packet is stored without a subscriber, and its bill has it all the same.
+    """
+    found = Counter(next(iter(billing.rows_of(client, _NOBODY, {**_span(span), **_CROWD}))))
+    for _, _, row in late_rows(client, "usage", span):
+        found.subtract(rows=1, up_bytes=row["up_bytes"], down_bytes=row["down_bytes"])
+    return dict(found)
 
 
 def hosts(client: billing.Reader, subscriber: str, span: Period) -> list[str]:
