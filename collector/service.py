@@ -129,10 +129,8 @@ class Collector:
         log.info("collector %s meters %s", self.config.name, interfaces)
 
     def run(self, stopping: Callable[[], bool]) -> None:
-        """Meter until `stopping()`; then close the open window and spool it.
-
-        Raises RestartNeeded, and OSError where the kernel gives no more events.
-        """
+        """Meter until `stopping()`; then close the open window and spool it. Raises
+        RestartNeeded, and OSError where the kernel gives no more events."""
         while not stopping():
             self.step()
         self.close_window()
@@ -193,8 +191,7 @@ class Collector:
         except LinksUnavailable as error:  # counters go on: the next reading has it all
             log.error("the interfaces could not be read: %s", error.strerror)
         self.trackers.reconcile()  # before flows hear of what came after the reading
-        # Of a session that began meanwhile the reading has packets: its row must reach into it.
-        self._receive()
+        self._receive(0)  # of a session that began meanwhile the reading may have packets
         self._dump()
         now = self._now()
         start, end = self.window.bounds(now)

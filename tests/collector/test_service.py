@@ -369,8 +369,8 @@ def test_a_session_that_begins_while_a_window_is_read_has_its_first_packets(
         traffic(lab)
         return read(volume)
 
-    def receiving() -> None:
-        receive()
+    def receiving(most_s: float) -> None:
+        receive(most_s)
         if begun:
             running._record(control_event(begun.pop()))
 

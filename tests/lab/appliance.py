@@ -349,7 +349,7 @@ def _nobodys(client: billing.Reader, span: Period) -> dict[str, int]:
     """
     found = Counter(next(iter(billing.rows_of(client, _NOBODY, {**_span(span), **_CROWD}))))
     for _, _, row in late_rows(client, "usage", span):
-        found.subtract(rows=1, up_bytes=row["up_bytes"], down_bytes=row["down_bytes"])
+        found.subtract({"rows": 1} | {name: row[name] for name in ("up_bytes", "down_bytes")})
     return dict(found)
 
 
