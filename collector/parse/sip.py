@@ -18,7 +18,9 @@ from collector.parse.reader import ParseError
 from collector.parse.sip_framer import Framer
 from collector.parse.sip_head import (
     END,
+    MAX_BODY_READ,
     MAX_HEAD_BYTES,
+    ORIGIN,
     START,
     Headers,
     every,
@@ -29,11 +31,8 @@ from collector.parse.sip_head import (
 __all__ = ["MAX_HEAD_BYTES", "Framer", "SipEvent", "parse"]
 
 _RESPONSE: Final = re.compile(r"SIP/2\.0 ([1-6][0-9]{2})(?: .*)?", re.IGNORECASE)
-_ORIGIN: Final = re.compile(rb"^o=(\S{1,64} \S{1,64}) \S{1,64}( IN \S{1,4} \S{1,255})\r?$", re.M)
 _BASIC: Final = 5
 """Headers that every message has: Call-ID, CSeq, From, To and Via."""
-_MAX_BODY_READ: Final = 1024
-"""Bytes of a body in which the origin is looked for; it is the second line (RFC 8866 section 5)."""
 _REQUEST: Final = re.compile(r"([A-Za-z0-9\-.!%*_+`'~]{1,64}) (\S+) SIP/2\.0", re.IGNORECASE)
 
 
@@ -178,5 +177,5 @@ def _rarer(headers: Headers) -> dict[str, Any]:
 
 def _origin(payload: bytes, begin: int) -> str:
     """Hash of the session's origin without its version; "" where the body states none."""
-    match = _ORIGIN.search(payload, begin, begin + _MAX_BODY_READ)
+    match = ORIGIN.search(payload, begin, begin + MAX_BODY_READ)
     return hashlib.blake2b(match[1] + match[2], digest_size=8).hexdigest() if match else ""

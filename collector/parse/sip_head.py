@@ -24,6 +24,10 @@ START: Final = re.compile(
 """Bytes that begin a message."""
 END: Final = re.compile(rb"\r\n\r\n|\n\n|\n\r\n")
 """The empty line, with the end of the line before it."""
+ORIGIN: Final = re.compile(rb"^o=(\S{1,64} \S{1,64}) \S{1,64}( IN \S{1,4} \S{1,255})\r?$", re.M)
+"""The line of a session description that says who made it (RFC 8866 section 5.2)."""
+MAX_BODY_READ: Final = 1024
+"""Bytes of a body in which the origin is looked for; it is the second line (RFC 8866 section 5)."""
 _FOLD: Final = re.compile(r"\r?\n[ \t]+")
 
 _COMPACT: Final = {

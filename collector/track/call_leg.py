@@ -117,14 +117,13 @@ class Leg(LegState):
         if call_hash != self.call_hash and entry not in self.linked:
             self.linked = [*self.linked, entry][:MAX_LINKED]
 
-    def repeated(self, event: SipEvent) -> bool:
-        """Whether the message is a retransmission; remembers it otherwise.
+    def has_seen(self, event: SipEvent) -> bool:
+        """Whether the message was here before."""
+        return _transaction(event) in self.seen
 
-        The key is the transaction's (RFC 3261 section 17.2.3); call and From-tag, which RFC 2543
-        adds where the branch has no magic cookie, are the leg's own.
-        """
-        key = f"{event.method}\0{event.status}\0{event.cseq}\0"
-        key += f"{event.to_tag}\0{event.sent_by}\0{event.branch}"
+    def repeated(self, event: SipEvent) -> bool:
+        """Whether the message is a retransmission; remembers it otherwise."""
+        key = _transaction(event)
         if key in self.seen:
             self.retransmissions += 1
             if event.status < 200:
@@ -250,3 +249,11 @@ class Leg(LegState):
         self.end_min_ns = self.proof_ns
         expires = self.refresh_ns + self.session_expires * SECOND_NS
         self.end_max_ns = max(expires, self.proof_ns) if self.session_expires else 0
+
+
+def _transaction(event: SipEvent) -> str:
+    """What all copies of a message have alike: the transaction's key (RFC 3261 section 17.2.3);
+    call and From-tag, which RFC 2543 adds where the branch has no magic cookie, are the leg's own.
+    """
+    key = f"{event.method}\0{event.status}\0{event.cseq}\0"
+    return key + f"{event.to_tag}\0{event.sent_by}\0{event.branch}"

@@ -45,13 +45,17 @@ class CallLinks:
                 self._join(leg, other.call_id, other.call_hash, "replaces")
         if event.session_id:
             self._same(leg, event, "session-id", event.session_id, 0)
-        if event.origin:
-            self._same(leg, event, "origin", event.origin, ORIGIN_NS)
+        self.described(leg, event)
         found = self._seen.get(("refer", bare_uri(event.request_uri)))
         if found and event.ts_ns - found[2] <= TRANSACTION_NS:
             call_id, call_hash, _, party = found
             if event.referred or party == event.src.hex():
                 self._join(leg, call_id, bytes.fromhex(call_hash), "refer")
+
+    def described(self, leg: Leg, event: SipEvent) -> None:
+        """Links a call to those with the same session description, which may come later."""
+        if event.origin:
+            self._same(leg, event, "origin", event.origin, ORIGIN_NS)
 
     def _same(self, leg: Leg, event: SipEvent, why: str, key: str, within_ns: int) -> None:
         found = self._seen.get((why, key))

@@ -11,6 +11,7 @@ from __future__ import annotations
 from functools import lru_cache, partial
 from typing import Any, Final
 
+from collector.parse.ip import TCP
 from collector.parse.sip import SipEvent
 from collector.track.call_config import CallsConfig
 from collector.track.call_leg import Leg
@@ -121,6 +122,11 @@ class Calls:
 
     def _step(self, leg: Leg, event: SipEvent) -> bool:
         """Gives a message to one leg; True where it changed it."""
+        if event.protocol == TCP and event.origin and leg.has_seen(event):
+            # TCP repeats nothing (RFC 3261 section 17.1.1.2): this is what a later segment said.
+            if _is_first(event):
+                self._table.links.described(leg, event)
+            return False
         if leg.repeated(event):
             self.counts["retransmissions"] += 1
             self._table.arm(leg)

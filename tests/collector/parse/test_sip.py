@@ -199,6 +199,45 @@ def test_framer_cut_in_two(cut: int) -> None:
     assert framer.feed(STREAM[:cut]) + framer.feed(STREAM[cut:]) == MESSAGES
 
 
+ORIGIN = b"o=- 77 1 IN IP4 192.0.2.1\r\n"
+SDP = b"v=0\r\n" + ORIGIN + b"s=-\r\na=crypto:secret-key\r\n"
+DESCRIBED_HEAD = HEAD.replace(b"Content-Length: 19", b"Content-Length: %d" % len(SDP))
+DESCRIBED = DESCRIBED_HEAD + SDP
+
+
+def test_framer_gives_the_origin_of_an_invite_and_nothing_else_of_its_body() -> None:
+    assert Framer().feed(DESCRIBED + BYE) == [DESCRIBED_HEAD + ORIGIN[:-1], BYE]
+
+
+def test_an_invite_is_given_again_where_its_origin_comes_later() -> None:
+    whole = DESCRIBED_HEAD + ORIGIN[:-1]
+    for cut in range(len(DESCRIBED)):
+        framer = Framer()
+        found = framer.feed(DESCRIBED[:cut]) + framer.feed(DESCRIBED[cut:] + BYE)
+        is_twice = len(DESCRIBED_HEAD) <= cut < DESCRIBED.index(ORIGIN) + len(ORIGIN)
+        assert found == ([DESCRIBED_HEAD] if is_twice else []) + [whole, BYE]
+        assert framer.skipped == 0
+
+
+def test_an_invite_byte_by_byte_is_told_as_the_datagram_is() -> None:
+    framer = Framer()
+    found = [m for i in range(len(DESCRIBED)) for m in framer.feed(DESCRIBED[i : i + 1])]
+    assert found == [DESCRIBED_HEAD, DESCRIBED_HEAD + ORIGIN[:-1]]
+    assert event(found[0]).origin == "" and event(found[1]) == event(DESCRIBED)
+    assert event(DESCRIBED).origin
+
+
+def test_an_origin_that_is_lost_costs_nothing_but_itself() -> None:
+    framer = Framer()
+    assert framer.feed(DESCRIBED[: -len(SDP)]) == [DESCRIBED_HEAD]
+    framer.gap()
+    assert framer.feed(SDP + BYE) == [BYE]
+    far = HEAD.replace(b"Content-Length: 19", b"Content-Length: 3000") + b"x=\r\n" * 300
+    assert framer.feed(far[:-1]) == [far[: -4 * 300]]
+    assert framer.feed(far[-1:] + ORIGIN + bytes(1800 - len(ORIGIN)) + BYE) == [BYE]
+    assert len(framer.feed(DESCRIBED)) == 1
+
+
 def test_framer_picks_up_in_the_middle_of_a_stream() -> None:
     framer = Framer()
     assert framer.feed(INVITE[100:] + b"\r\n" + BYE) == [BYE]
