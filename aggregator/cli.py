@@ -266,19 +266,29 @@ def billing_export(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="File; else stdout.")
     ] = None,
+    octets: Annotated[
+        bool,
+        typer.Option(
+            "--octets", help="Hold the NAS's octets of each session against what was metered."
+        ),
+    ] = False,
     reference: Reference = "",
     config: ConfigPath = configuration.DEFAULT_PATH,
 ) -> None:
     """One row for each subscriber, for the billing run. A file appears only when it is whole.
+
+    With --octets four columns more: sessions whose octets agree, differ and cannot be judged, and
+    how they differ. It takes several times as long.
 
     Example: tallyhold billing export --period 2026-11 --format csv --output november.csv
     """
     if output is not None and not output.parent.is_dir():
         fail(f"{output.parent}: no such folder", code=2)
     with asking(config, period) as (client, span, audit), progress_bar() as progress:
-        rows = exports.export(client, span, now_us(), audit, reference, progress)
+        rows = exports.export(client, span, now_us(), audit, reference, progress, octets)
+        columns = exports.EXPORT_COLUMNS + (exports.OCTET_COLUMNS if octets else ())
         with nullcontext(sys.stdout) if output is None else outfile.whole_file(output) as file:
-            outfile.write_rows(file, rows, exports.EXPORT_COLUMNS, output_format.value)
+            outfile.write_rows(file, rows, columns, output_format.value)
     if output is not None:
         typer.echo(f"wrote {output}", err=True)
 

@@ -255,7 +255,7 @@ def print_sessions(console: Console, answer: Sessions) -> None:
     for row in answer.sessions:
         octets = answer.octets.get(row["session_id"])
         if octets is not None and octets.words:
-            print_line(console, f"  octets of {iso(row['start_us'])}: {octets.words}")
+            print_line(console, f"  octets of {iso(row['start_us'])}: {octets.told(row)}")
     print_coverage(console, answer.coverage)
 
 

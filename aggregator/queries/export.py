@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
-from aggregator.queries.access import Access, access_between
+from aggregator.queries.access import Access, access_between, join_slices
 from aggregator.queries.arithmetic import Period
 from aggregator.queries.audit import AuditSink
 from aggregator.queries.billing import ANSWERED, call_rows
 from aggregator.queries.coverage import Losses
 from aggregator.queries.late import late_rows
+from aggregator.queries.octets import check_octets
 from aggregator.queries.reading import FINAL_BY_PARTITION, IN_DAYS, Reader, Row, rows_of, span
 
 EXPORT_COLUMNS: Final = (
@@ -27,6 +28,8 @@ EXPORT_COLUMNS: Final = (
     "talk_ms",
     "completeness",
 )
+OCTET_COLUMNS: Final = ("octets_agree", "octets_differ", "octets_unjudged", "octets_findings")
+"""Sessions by what the NAS's counters are worth beside the metered bytes, and what differs."""
 CHUNK: Final = 1000
 """Subscribers at a time: their slices of a month are 31,000 rows, 50 MB."""
 
@@ -52,24 +55,28 @@ def export(
     audit: AuditSink,
     reference: str = "",
     progress: Callable[[int, int], None] = lambda done, total: None,
+    octets: bool = False,
 ) -> Iterator[Row]:
     """One row for each subscriber with a session, usage or a call in the period, in byte order.
 
-    The rows have EXPORT_COLUMNS. The look-up is recorded by the call itself, before any row is
+    The rows have EXPORT_COLUMNS, with `octets` OCTET_COLUMNS too, which ask several statements of
+    each subscriber whose NAS counts. The look-up is recorded by the call itself, before any row is
     asked for. `progress` is told (done, total) subscribers.
     """
     audit.looked_up(f"billing export {period.text}", "", reference)
-    return _rows(client, Losses(client, period, now_us), progress)
+    return _rows(client, Losses(client, period, now_us), progress, octets)
 
 
-def _rows(client: Reader, losses: Losses, progress: Callable[[int, int], None]) -> Iterator[Row]:
+def _rows(
+    client: Reader, losses: Losses, progress: Callable[[int, int], None], octets: bool
+) -> Iterator[Row]:
     period = losses.period
     late = _Late(client, period)
     names = _subscribers(client, losses, late)
     progress(0, len(names))
     for first in range(0, len(names), CHUNK):
         chunk = names[first : first + CHUNK]
-        yield from _chunk(client, chunk, losses, late)
+        yield from _chunk(client, chunk, losses, late, octets)
         progress(first + len(chunk), len(names))
 
 
@@ -84,7 +91,9 @@ def _subscribers(client: Reader, losses: Losses, late: _Late) -> list[str]:
     return sorted(names - {""}, key=lambda name: name.encode())
 
 
-def _chunk(client: Reader, names: Sequence[str], losses: Losses, late: _Late) -> Iterator[Row]:
+def _chunk(
+    client: Reader, names: Sequence[str], losses: Losses, late: _Late, octets: bool
+) -> Iterator[Row]:
     period = losses.period
     where: dict[str, Any] = {
         **span(period.start_us, period.end_us),
@@ -102,18 +111,29 @@ def _chunk(client: Reader, names: Sequence[str], losses: Losses, late: _Late) ->
         if not (volume or calls or access or name in late.volume):
             continue  # a session that ended on the eve of the period
         more = late.volume.get(name, {})
-        expected = (access or Access()).expected
+        access = access or Access()
         yield {
             "subscriber": name,
             "period": period.text,
             **{n: (volume[n] if volume else 0) + more.get(n, 0) for n in _VOLUME},
-            "connected_s": (access or Access()).connected_us / 1_000_000,
+            "connected_s": access.connected_us / 1_000_000,
             "calls_answered": calls["answered"] if calls else 0,
             "talk_ms": calls["talk_ms"] if calls else 0,
             "completeness": min(
-                losses.coverage(expected, each).completeness for each in ("usage", "call")
+                losses.coverage(access.expected, each).completeness for each in ("usage", "call")
             ),
+            **(_octets(client, name, access, losses) if octets else {}),
         }
+
+
+def _octets(client: Reader, name: str, access: Access, losses: Losses) -> Row:
+    """OCTET_COLUMNS of one subscriber; findings in the words of `billing sessions`."""
+    found = check_octets(client, name, join_slices(access.slices, losses.period), losses).values()
+    agree = sum(each.verdict == "agrees" for each in found)
+    differ = [each.words for each in found if each.words]
+    rest = len(found) - agree - len(differ)
+    findings = "; ".join(dict.fromkeys(differ))
+    return dict(zip(OCTET_COLUMNS, (agree, len(differ), rest, findings), strict=True))
 
 
 def _called_late(client: Reader, name: str, period: Period) -> Row:

@@ -58,6 +58,16 @@ class Octets:
         """What does not agree, for people; else empty."""
         return WORDS[self.verdict]
 
+    def told(self, session: Row) -> str:
+        """The words with the figures of both sides, in bytes; else empty."""
+        ways = zip(("up", "down"), self.least, self.most, strict=True)
+        sides = (
+            f"{way} {session[f'{way}_octets']:,} beside {low:,}"
+            + (f" to {top:,}" if top > low else "")
+            for way, low, top in ways
+        )
+        return f"{self.words} ({', '.join(sides)} bytes)" if self.words else ""
+
     def plain(self) -> dict[str, Any]:
         ways = zip(("up", "down"), self.least, self.most, strict=True)
         return {"check": self.verdict, **{f"metered_{way}": [low, top] for way, low, top in ways}}

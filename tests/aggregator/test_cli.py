@@ -177,6 +177,8 @@ def test_the_export_as_csv_and_json_and_its_look_up(config: Path, tmp_path: Path
     asked = ("billing", "export", "--period", "2026-11", "--config", config, "-r", "run 11")
     as_json = json.loads(run(*asked, "--format", "json").stdout)
     assert [row["subscriber"] for row in as_json] == [NAME, "sub-2"]
+    judged = json.loads(run(*asked, "--format", "json", "--octets").stdout)
+    assert [tuple(row)[-4:] for row in judged] == [exports.OCTET_COLUMNS] * 2
     result = run(*asked, "--output", tmp_path / "november.csv")
     assert (result.exit_code, result.stdout) == (0, "")
     assert result.stderr == f"wrote {tmp_path / 'november.csv'}\n"  # no bar: it is no terminal

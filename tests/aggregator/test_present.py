@@ -190,7 +190,9 @@ def test_what_is_unknown_withheld_or_too_few_says_so() -> None:
     assert session["end_max"] == "9999-12-31T23:59:59.999Z"
     assert session["octets"] == {"check": "swapped", "metered_up": [1, 3], "metered_down": [2, 4]}
     assert (session["counters_restarted"], session["start_stamp"]) == (True, "")
-    assert "the other way round" in table(present.print_sessions, SESSIONS)
+    told = table(present.print_sessions, SESSIONS)
+    assert "the other way round" in told
+    assert "(up 5 beside 1 to 3, down 18,446,744,073,709,551,615 beside 2 to 4 bytes)" in told
     text = table(present.print_busy_hour, BUSY)
     assert re.search(r"few\s", text)
     assert text.count("busiest") == 1

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aggregator.queries.answering import Answering
+from aggregator.queries.export import OCTET_COLUMNS
 from aggregator.queries.octets import FLOOR_BYTES, FRAMING_BYTES, compare
 from aggregator.queries.who import Rules
 from tests.aggregator.queries.world import (
@@ -117,6 +118,14 @@ def test_sessions_are_told_where_they_do_not_agree(world: World) -> None:
     assert verdicts == {**{v: v for v in cases}, "uncounted": None}
     swapped = found[starts["swapped"]]
     assert swapped is not None and swapped.least == swapped.most == (3 * MB, 30 * MB)
+    exported = world.export("2026-11-12", octets=True)[name]
+    assert [exported[column] for column in OCTET_COLUMNS[:3]] == [1, 3, 1]
+    assert exported["octets_findings"].split("; ") == [
+        told.octets[row["session_id"]].words
+        for row in told.sessions
+        if row["session_id"] in told.octets and told.octets[row["session_id"]].words
+    ]
+    assert set(OCTET_COLUMNS).isdisjoint(world.export("2026-11-12")[name])
     line = Answering(world.client, Rules()).line(name, "2026-11-12", world.now_ns // 1000)
     differ = [each["detail"] for each in line["timeline"] if each["what"] == "octets differ"]
     assert [words.split(":")[0] for words in differ] == [

@@ -92,9 +92,10 @@ class World:
             self.client, name, parse_period(period), self.now_ns // 1000, self.audit
         )
 
-    def export(self, period: str) -> dict[str, dict[str, Any]]:
+    def export(self, period: str, octets: bool = False) -> dict[str, dict[str, Any]]:
         span: Period = parse_period(period)
-        found = list(export.export(self.client, span, self.now_ns // 1000, self.audit))
+        asked = export.export(self.client, span, self.now_ns // 1000, self.audit, octets=octets)
+        found = list(asked)
         assert len({row["subscriber"] for row in found}) == len(found)
         return {row["subscriber"]: row for row in found}
 
