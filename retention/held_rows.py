@@ -1,8 +1,9 @@
-"""One hold's rows in the vault, as look-ups read them beside the live tables.
+"""One hold's rows in the vault and among late ones, as look-ups read them beside the live tables.
 
-What lies in the vault is past its period and kept for orders alone. So a look-up sees none of it by
-itself; where it is made for an order that asks for evidence, it sees what that order protects, as
-the one matcher decides, and nothing that another hold keeps.
+What lies in the vault is past its period and kept for orders alone; a late row was past its period
+when it came, and a sweep takes it into the vault or destroys it within minutes. So a look-up sees
+none of it by itself; where it is made for an order that asks for evidence, it sees what that order
+protects, as the one matcher decides, and nothing that another hold keeps.
 """
 
 from __future__ import annotations
@@ -33,15 +34,17 @@ class HeldRows:
     hold: Hold = field(repr=False)
     names: Names
 
-    def table(self, record_class: str) -> str:
-        return self.names.table(record_class, "vault")
+    def tables(self, record_class: str) -> tuple[str, ...]:
+        """Late rows first: a sweep copies to the vault and then drops, so that a row which moves
+        meanwhile is seen twice rather than never."""
+        return tuple(self.names.table(record_class, kept) for kept in ("late", "vault"))
 
     def more(self, record_class: str) -> tuple[str, ...]:
         """Columns by which rows are matched, and versions told apart."""
         return (*CANDIDATE_COLUMNS[record_class], "observed_us")
 
     def told(self, record_class: str, rows: Sequence[Row]) -> list[Row]:
-        """The newest version of each row that the hold protects; the vault keeps every version."""
+        """The newest version of each row that the hold protects; every version is kept."""
         columns = {name: [row[name] for row in rows] for name in CANDIDATE_COLUMNS[record_class]}
         mask = match(record_class, columns, {self.hold.id: self.hold.scope})[self.hold.id]
         newest: dict[bytes, Row] = {}

@@ -24,11 +24,12 @@ COLUMNS: Final[dict[str, tuple[str, ...]]] = {
         *("slice_end_us", "end_min_us", "end_max_us", "end_reason", "batch"),
     ),
 }
-ORDER: Final = {
-    "mapping": "",
-    "binding": "ORDER BY collector, valid_from_us, record_id",
-    "session": "ORDER BY session_id, slice_start_us",
+ORDER: Final[dict[str, tuple[str, ...]]] = {
+    "mapping": ("start_us", "record_id"),
+    "binding": ("collector", "valid_from_us", "record_id"),
+    "session": ("session_id", "slice_start_us"),
 }
+"""What rows are sorted by here, as they come of several shards and tables."""
 
 PORT: Final = """public_address = toFixedString(unhex(%(public)s), 16)
   AND port_first <= %(port)s AND port_last >= %(port)s

@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from operator import itemgetter
 from typing import Any, Final, Protocol
 
 from aggregator.queries import lookup_sql as sql
@@ -40,8 +41,9 @@ class TooMany(ValueError):
 class Kept(Protocol):
     """Rows beside the live tables that a look-up may be told of."""
 
-    def table(self, record_class: str) -> str:
-        """The table with its database, in which no version replaces another."""
+    def tables(self, record_class: str) -> Sequence[str]:
+        """The tables with their databases, in the order in which they have to be read. A record
+        may be in several, and in several versions."""
 
     def more(self, record_class: str) -> Sequence[str]:
         """Columns that `told` needs."""
@@ -172,17 +174,24 @@ class StoreEvidence:
 
     def _read(self, record_class: str, condition: str, where: Mapping[str, Any]) -> list[Row]:
         """Rows of a class, in the order of its key, from the live table or what is kept."""
-        columns, order = sql.COLUMNS[record_class], sql.ORDER[record_class]
+        found = self._stored(record_class, condition, where)
+        return sorted(found, key=itemgetter(*sql.ORDER[record_class]))
+
+    def _stored(self, record_class: str, condition: str, where: Mapping[str, Any]) -> list[Row]:
+        columns = sql.COLUMNS[record_class]
         if self._kept is None:
             final = RECORD_TABLES[record_class].replacing
             source = f"{record_class} FINAL" if final else record_class
             settings = FINAL_BY_PARTITION if final else None
-            text = f"SELECT {', '.join(columns)} FROM {source} {condition} {order}"
+            text = f"SELECT {', '.join(columns)} FROM {source} {condition}"
             return self._rows(text, where, settings)
         columns = tuple(dict.fromkeys((*columns, *self._kept.more(record_class))))
-        source = self._kept.table(record_class)
-        text = f"SELECT {', '.join(columns)} FROM {source} {condition} {order}"
-        return self._kept.told(record_class, self._rows(text, where))
+        rows = [
+            row
+            for source in self._kept.tables(record_class)
+            for row in self._rows(f"SELECT {', '.join(columns)} FROM {source} {condition}", where)
+        ]
+        return self._kept.told(record_class, rows)
 
     def _rows(
         self, text: str, where: Mapping[str, Any], settings: Mapping[str, Any] | None = None

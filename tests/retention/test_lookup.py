@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 
 from aggregator.store.bundled import Engine
@@ -196,8 +197,12 @@ FACTS = ("--matter=Larch", "--authority=Leeds Crown Court", "--reference=T1",
          "--served=2027-01-20", "--expires=2028-12-31")  # fmt: skip
 
 
-def preserved(people: People, address: str, name: str) -> None:
-    """A session and its binding in the vault, as a purge left them there; its versions too."""
+VAULT = "tallyhold_vault.vault_"
+Rows = dict[str, list[dict[str, Any]]]
+
+
+def access(address: str, name: str) -> Rows:
+    """A session and its binding with two versions, by class."""
     times = {"subscriber": name, "session_id": name[-1].encode() * 16}
     start, end = OLD - 30 * MINUTE, OLD + 30 * MINUTE
     bound = row(
@@ -205,12 +210,17 @@ def preserved(people: People, address: str, name: str) -> None:
         valid_to_us=end, certainty="certain", observed_us=end,
     )  # fmt: skip
     opened = {**bound, "valid_to_us": 0, "observed_us": start}
-    people.world.put("binding", [bound, opened], "tallyhold_vault.vault_binding")
     online = row(
         "session", **times, slice_start_us=start, start_us=start, start_source="stated",
         slice_end_us=end, end_min_us=end, end_max_us=end, end_reason="stated", nas="bras-1",
     )  # fmt: skip
-    people.world.put("session", [online], "tallyhold_vault.vault_session")
+    return {"binding": [bound, opened], "session": [online]}
+
+
+def put(people: People, rows: Rows, tables: str) -> None:
+    """Rows as a purge left them in the vault, or as ingest put them aside as late."""
+    for record_class, each in rows.items():
+        people.world.put(record_class, each, f"{tables}{record_class}")
 
 
 def placed(people: People, basis: str) -> str:
@@ -227,7 +237,7 @@ def approved(people: People, name: str) -> None:
 def test_the_vault_is_looked_up_for_an_order_and_as_far_as_that_goes(people: People) -> None:
     store(people.store, "old", OLD)
     for address, name in (HELD, OTHER):
-        preserved(people, address, name)
+        put(people, access(address, name), VAULT)
     words = ("lookup", HELD[0], "--at", "2025-06-10T12:00:00Z", "--reference", REFERENCE)
     unseen = people.json("rita", *words)
     assert (unseen["candidates"], unseen["hold"]) == ([], None)
@@ -260,3 +270,32 @@ def test_the_vault_is_looked_up_for_an_order_and_as_far_as_that_goes(people: Peo
     assert people.run("rita", *words, "--hold", only_kept).exit_code == 3
     assert people.run("rita", *words, "--hold", "H-2027-9999").exit_code == 1
     assert people.run("fay", *words, "--hold", order).exit_code == 3
+
+
+def test_late_rows_that_wait_for_a_sweep_are_seen_for_an_order(people: People) -> None:
+    """They came after their day was closed, and are neither live nor in the vault yet."""
+    store(people.store, "late", OLD)
+    people.store.keeper.insert(
+        "closed_partitions",
+        {
+            "record_class": ["binding", "session"],
+            "first_open": np.array([20250611] * 2, dtype=np.uint32),
+            "version": np.array([1] * 2, dtype=np.uint64),
+        },
+    )
+    mine = access("100.64.9.11", HELD[1])
+    put(people, mine, "late_")
+    put(people, access("100.64.9.12", OTHER[1]), "late_")
+    words = ("lookup", "100.64.9.11", "--at", "2025-06-10T12:00:00Z", "--reference", REFERENCE)
+    unseen = people.json("rita", *words)
+    assert (unseen["grade"], unseen["candidates"]) == ("GAP", [])
+    assert "destroyed" in {each["reason"] for each in unseen["losses"]}
+    order = placed(people, "court-order")
+    approved(people, order)
+    (one,) = people.json("rita", *words, "--hold", order)["candidates"]
+    assert (one["subscriber"], one["session"]["nas"]) == (HELD[1], "bras-1")
+    beside = ("lookup", "100.64.9.12", *words[2:], "--hold", order)
+    assert people.json("rita", *beside)["candidates"] == []
+    # A sweep that has copied and not dropped yet: the same row in both places is one.
+    put(people, mine, VAULT)
+    assert people.json("rita", *words, "--hold", order)["candidates"] == [one]
