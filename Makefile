@@ -17,7 +17,7 @@ check: .venv/ready
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# The meters of others that `bench` compares with: only here, neither for the demo nor for the tests.
+# The meters of others that `bench` compares with, but for softflowd, which a test hears: only here.
 bench: debian .venv/ready .venv-bench/ready
 	@sh deploy/debian-packages.sh requirements/bench-debian.txt
 	$(BIN)/python -m bench
