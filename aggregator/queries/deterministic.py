@@ -15,7 +15,10 @@ every version there ever was with the instant from which it counts, and none is 
     algorithm = "sequential"                # or round-robin, interlaced
 
 Inside hosts are counted from 0: addresses of IPv4, or of IPv6 (DS-Lite, NAT64) the prefixes of
-`inside_length` that subscribers have. Of the algorithms that RFC 7422 section 2 numbers:
+`inside_length` that subscribers have. With `boundary_addresses = false` the network's own address
+and the broadcast address are none and host 0 is the address after the first, as Junos has it unless
+`include-boundary-addresses` is set.
+Of the algorithms that RFC 7422 section 2 numbers:
 
 - sequential (0): host n has public address n // hosts and the block n % hosts of it, where hosts is
   how many blocks fit between the ports.
@@ -79,6 +82,7 @@ class Version:
     collector: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{0,64}$")] = ""
     algorithm: Literal["sequential", "round-robin", "interlaced"] = "sequential"
     inside_length: Annotated[int, Field(ge=1, le=128)] | None = None
+    boundary_addresses: bool = True
 
     @property
     def start_us(self) -> int:
@@ -104,7 +108,8 @@ class Version:
     @property
     def inside_hosts(self) -> int:
         """Hosts inside, with ports or without."""
-        return 1 << max(0, self.length - ipaddress.ip_network(self.inside).prefixlen)
+        within = 1 << max(0, self.length - ipaddress.ip_network(self.inside).prefixlen)
+        return within if self.boundary_addresses else within - 2
 
     @property
     def _width(self) -> int:
@@ -120,6 +125,7 @@ class Version:
         # Defaults are left out: an earlier answer named a version by what it then said.
         more: list[str] = [] if self.algorithm == "sequential" else [self.algorithm]
         more += [] if self.inside_length is None else [str(self.inside_length)]
+        more += [] if self.boundary_addresses else ["no-boundary"]
         said = repr((*words, self.ports_per_host, *more))
         return hashlib.sha256(said.encode()).hexdigest()[:32]
 
@@ -139,6 +145,7 @@ class Version:
             last = first + self._width - 1
         if host >= self.inside_hosts:
             return None
+        host += not self.boundary_addresses
         base = int(inside.network_address) + (host << (inside.max_prefixlen - self.length))
         held = base.to_bytes(inside.max_prefixlen // 8, "big")
         return (MAPPED + held if inside.version == 4 else held), first, last
@@ -237,6 +244,8 @@ def _wrong_hosts(each: Version) -> list[str]:
         return ["inside_length: only for IPv6: of IPv4 each address is a host"]
     if inside.version == 6 and not inside.prefixlen <= each.length <= 64:
         return [f"inside_length: of IPv6 from {inside.prefixlen} to 64: the prefix of one host"]
+    if not each.boundary_addresses and (inside.version == 6 or inside.prefixlen > 30):
+        return ["boundary_addresses: only of IPv4 prefixes to /30 can they be left out"]
     if each.algorithm == "round-robin" and each.ports_per_host % pool.num_addresses:
         return [f"ports_per_host: no multiple of the {pool.num_addresses} public addresses"]
     if each.inside_hosts > each.room:

@@ -57,6 +57,26 @@ def test_the_first_hosts_blocks_are_where_arithmetic_puts_them() -> None:
     assert ask(found, "2001:db8::1", 1024) == ask(found, "192.0.2.0", None) == []
 
 
+def test_hosts_without_boundary_addresses_beside_a_dynamic_pool() -> None:
+    """The shape of RFC 7422's example (section 2.3), figures by arithmetic: 14 hosts of a /28 and
+    two shares for the dynamic pool, so (65,536 - 1,024) / 16 = 4,032 ports for each."""
+    pool = {"inside": "198.51.100.0/28", "outside": "192.0.2.1/32", "ports_per_host": 4032}
+    found = made(version(**pool, boundary_addresses=False))
+    for host, first, last in (
+        (1, 1024, 5055),
+        (2, 5056, 9087),
+        (3, 9088, 13_119),
+        (14, 53_440, 57_471),
+    ):
+        for port in (first, last):
+            assert ask(found, "192.0.2.1", port) == [f"198.51.100.{host}"]
+    for port in (1023, 57_472, 65_535):  # reserved, and the dynamic pool, which is logged
+        assert ask(found, "192.0.2.1", port) == []
+    # A device that counts the network's own address too has everybody one block further up.
+    assert ask(made(version(**pool)), "192.0.2.1", 5056) == ["198.51.100.1"]
+    assert made(version(**pool)).digest != found.digest
+
+
 @given(
     hosts=st.integers(1, 64), start=st.integers(1, 40_000), bits=st.integers(24, 30),
     where=st.integers(0, 2**20),
@@ -159,6 +179,12 @@ def test_all_problems_at_once() -> None:
             version(device="cgn-4", inside="2001:db8::/32", outside="198.51.100.0/26"),
             version(device="cgn-5", inside_length=24, outside="198.51.100.64/26"),
             version(device="cgn-6", algorithm="round-robin", outside="198.51.100.128/26"),
+            version(
+                device="cgn-7",
+                inside="10.0.0.0/31",
+                outside="203.0.113.0/26",
+                boundary_addresses=False,
+            ),
         )
     text = str(caught.value)
     for part in (
@@ -169,6 +195,7 @@ def test_all_problems_at_once() -> None:
         "version.4.inside_length: of IPv6 from 32 to 64",
         "version.5.inside_length: only for IPv6",
         "version.6.ports_per_host: no multiple of the 64",
+        "version.7.boundary_addresses: only of IPv4",
     ):
         assert part in text
     with pytest.raises(ConfigError, match="give the zone"):
