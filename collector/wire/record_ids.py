@@ -7,15 +7,8 @@ from collections.abc import Iterable
 from typing import Final
 
 LENGTH_BYTES: Final = 4
-
-
-class _Parts(dict[bytes | str | int, bytes]):
-    """Each value of a column as `record_id` hashes it, made once."""
-
-    def __missing__(self, value: bytes | str | int) -> bytes:
-        data = value if isinstance(value, bytes) else str(value).encode()
-        part = self[value] = len(data).to_bytes(LENGTH_BYTES, "big") + data
-        return part
+_LENGTHS: Final = tuple(size.to_bytes(LENGTH_BYTES, "big") for size in range(64))
+"""Of short values: numbers, addresses and most names."""
 
 
 def record_ids(class_name: str, *columns: Iterable[bytes | str | int]) -> list[bytes]:
@@ -26,10 +19,34 @@ def record_ids(class_name: str, *columns: Iterable[bytes | str | int]) -> list[b
     quarter of the time.
     """
     start = hashlib.blake2b(digest_size=16, person=class_name.encode()[:16])
-    parts = [map(_Parts().__getitem__, column) for column in columns]
+    copy, join = start.copy, b"".join
     ids = []
-    for row in zip(*parts, strict=True):
-        digest = start.copy()
-        digest.update(b"".join(row))
+    for row in zip(*map(_parts, columns), strict=True):
+        digest = copy()
+        digest.update(join(row))
         ids.append(digest.digest())
     return ids
+
+
+def _parts(column: Iterable[bytes | str | int]) -> Iterable[bytes]:
+    """Each value as `record_id` hashes it; those that come again are made once."""
+    values = list(column)
+    distinct = set(values)
+    if 2 * len(distinct) > len(values):  # a table would cost more than it saves
+        return _encoded(values)
+    each = list(distinct)
+    return map(dict(zip(each, _encoded(each), strict=True)).__getitem__, values)
+
+
+def _encoded(values: list[bytes | str | int]) -> list[bytes]:
+    """Length and bytes of each value."""
+    if values and isinstance(values[0], int):
+        data = str(values)[1:-1].encode().split(b", ")  # all at once: a third of one by one
+    else:
+        data = [value if isinstance(value, bytes) else str(value).encode() for value in values]
+    short = len(_LENGTHS)
+    return [
+        (_LENGTHS[size] if (size := len(each)) < short else size.to_bytes(LENGTH_BYTES, "big"))
+        + each
+        for each in data
+    ]

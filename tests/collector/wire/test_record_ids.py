@@ -19,6 +19,15 @@ def test_they_are_the_ids_of_the_rows(rows: list[tuple[int, bytes, str]]) -> Non
     assert record_ids("visit", numbers, addresses, names) == wanted
 
 
+@pytest.mark.parametrize("times", [1, 5])
+def test_long_values_and_those_that_come_again(times: int) -> None:
+    names = ["a" * size for size in (0, 63, 64, 65, 512)] * times
+    numbers = [0, 9, 10, 2**63, 10**18] * times
+    wanted = [record_id("visit", *row) for row in zip(numbers, names, strict=True)]
+    assert record_ids("visit", numbers, names) == wanted
+    assert record_ids("visit", [], []) == []
+
+
 def test_the_class_counts_and_lengths_must_agree() -> None:
     assert record_ids("visit", [1], ["a"]) != record_ids("usage", [1], ["a"])
     with pytest.raises(ValueError, match="shorter"):
