@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from collector.track.flow_table import Entries, begin_of, pick
 from collector.wire.columns import Columns
-from collector.wire.record_ids import record_ids
+from collector.wire.record_ids import id_column
 from collector.wire.records import MAPPING
 
 ROW: Final = np.dtype(
@@ -71,19 +71,20 @@ class FlowMappings:
         """The same as rows, which are forgotten."""
         rows = np.concatenate(self._waiting)
         due = rows["end_ns"] <= end_ns
-        self._waiting = [rows[~due]]
+        self._waiting = [pick(rows, ~due)]
         self._count = len(self._waiting[0])
-        rows = rows[due]
-        rows = rows[np.lexsort((rows["end_ns"], rows["key"]))]
+        rows = pick(rows, due)
+        order = np.lexsort((rows["end_ns"], rows["key"]))
+        keys = rows["key"][order]
         newest = np.ones(len(rows), np.bool_)
-        newest[:-1] = rows["key"][1:] != rows["key"][:-1]
-        return rows[newest]
+        newest[:-1] = keys[1:] != keys[:-1]
+        return pick(rows, order[newest])
 
 
 def columns_of(rows: Rows, now_ns: int) -> Columns:
     """`mapping` columns."""
     return {
-        "record_id": record_ids(MAPPING.name, *(rows[name].tolist() for name in MAPPING.key)),
+        "record_id": id_column(MAPPING.name, [rows[name] for name in MAPPING.key]),
         "observed_ns": np.full(len(rows), now_ns, np.int64),
         "start_ns": rows["start_ns"],
         "end_ns": rows["end_ns"],

@@ -16,7 +16,7 @@ from collector.track.narrow import Narrow
 from collector.track.visit_flows import KEY_DTYPE, begun_ns
 from collector.track.visit_names import Name
 from collector.wire.columns import Columns
-from collector.wire.record_ids import record_ids
+from collector.wire.record_ids import id_column
 from collector.wire.records import VISIT, VISIT_ECH
 
 _EVIDENCE: Final = ("dns", "http", "quic", "tls")
@@ -52,8 +52,7 @@ _ROW: Final = ("client", "server", "server_port", "protocol", "client_port", "ho
 """What tells rows apart, the client being the base of the subscriber's prefix; without the client's
 port where connections are not told apart."""
 _CHUNK: Final = 4_096
-_IDS: Final = 65_536
-"""Sights put away, and ids made, at a time: what is Python's objects meanwhile is a few MB."""
+"""Sights put away at a time: what is Python's objects meanwhile is a few MB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,13 +184,8 @@ class VisitRows:
             "host": self._pool.names(rows["host"]),
             **{name: rows[name] for name in ("server", "server_port", "protocol", "client_port")},
         }
-        ids = bytearray()
-        for at in range(0, size, _IDS):
-            part = [keys[name][at : at + _IDS] for name in VISIT.key]
-            lists = (each if isinstance(each, list) else each.tolist() for each in part)
-            ids += b"".join(record_ids(VISIT.name, *lists))
         return {
-            "record_id": np.frombuffer(ids, "V16"),
+            "record_id": id_column(VISIT.name, [keys[name] for name in VISIT.key]),
             "observed_ns": np.broadcast_to(np.int64(now_ns), size),
             "end_ns": np.broadcast_to(np.int64(self._form.end_ns), size),
             **keys,

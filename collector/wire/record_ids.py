@@ -3,12 +3,27 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
-from typing import Final
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
 
 LENGTH_BYTES: Final = 4
 _LENGTHS: Final = tuple(size.to_bytes(LENGTH_BYTES, "big") for size in range(64))
 """Of short values: numbers, addresses and most names."""
+_PIECE: Final = 1024
+"""Rows at once: beyond that each takes new memory from the kernel, which costs a third more."""
+
+
+def id_column(class_name: str, columns: Sequence[NDArray[Any] | list[str]]) -> NDArray[np.void]:
+    """As `record_ids`, of columns in memory: V16[rows]."""
+    ids = bytearray()
+    for at in range(0, len(columns[0]), _PIECE):
+        part = (each[at : at + _PIECE] for each in columns)
+        lists = (each if isinstance(each, list) else each.tolist() for each in part)
+        ids += b"".join(record_ids(class_name, *lists))
+    return np.frombuffer(ids, "V16")
 
 
 def record_ids(class_name: str, *columns: Iterable[bytes | str | int]) -> list[bytes]:

@@ -328,7 +328,7 @@ def test_a_mapping_is_told_open_and_again_to_its_end() -> None:
     assert (first["public_address"][0].tobytes(), first["port_first"][0]) == (PUBLIC, 61234)
     assert (first["port_last"][0], first["protocol"][0], first["kind"][0]) == (61234, 6, "flow")
     identity = record_id("mapping", HOME, PUBLIC, 6, 61234, T0 + S)
-    assert first["record_id"] == [identity]
+    assert first["record_id"].tolist() == [identity]
 
     flows.dump(row(**NAT), T0 + 7 * S)
     assert len(mapped(flows, T0 + 8 * S)["record_id"]) == 0

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from collector.wire.record_ids import record_ids
+from collector.wire.record_ids import id_column, record_ids
 from collector.wire.records import record_id
 
 ROWS = st.lists(st.tuples(st.integers(0, 2**63), st.binary(max_size=16), st.text(max_size=9)))
@@ -26,6 +27,13 @@ def test_long_values_and_those_that_come_again(times: int) -> None:
     wanted = [record_id("visit", *row) for row in zip(numbers, names, strict=True)]
     assert record_ids("visit", numbers, names) == wanted
     assert record_ids("visit", [], []) == []
+
+
+@pytest.mark.parametrize("size", [0, 1, 1023, 1024, 1025, 3000])
+def test_a_column_is_made_in_pieces(size: int) -> None:
+    numbers, names = np.arange(size), [f"n{number % 7}" for number in range(size)]
+    found = id_column("visit", [numbers, names])
+    assert found.tolist() == record_ids("visit", numbers.tolist(), names)
 
 
 def test_the_class_counts_and_lengths_must_agree() -> None:
