@@ -63,6 +63,10 @@ _ALERT_WORDS: Final = {
 """By the alert or error name of OpenSSL (RFC 8446 section 6.2)."""
 
 
+_UNUSED: Final = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+"""What http.client wants of a connection that makes its own context from the files."""
+
+
 class StoppedError(Exception):
     """The uplink is stopping; what was under way is given up."""
 
@@ -167,8 +171,7 @@ class Connection(http.client.HTTPSConnection):
     """One connection to the aggregator; `guard.allow` before each use."""
 
     def __init__(self, host: str, port: int, identity: Identity, guard: Guard) -> None:
-        # The context of the base class is never used: `connect` makes one from the files.
-        super().__init__(host, port, context=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
+        super().__init__(host, port, context=_UNUSED)
         self._identity = identity
         self._guard = guard
 

@@ -22,6 +22,7 @@ import secrets
 import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from collector.capture.nftsets import (
@@ -55,6 +56,18 @@ _CHAINS: Final = ("volume", "count_up", "count_down", "conntrack_on")
 
 class NftConflict(NftUnavailable):
     """A table of that name counts something else; the message says how to change over."""
+
+
+@lru_cache(maxsize=16)
+def _networks(
+    prefixes: tuple[str, ...], version: int
+) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
+    """Kept, because how full the sets are is asked every second."""
+    if version == 4:
+        four = [ipaddress.IPv4Network(p) for p in prefixes if ":" not in p]
+        return tuple(ipaddress.collapse_addresses(four))
+    six = [ipaddress.IPv6Network(p) for p in prefixes if ":" in p]
+    return tuple(ipaddress.collapse_addresses(six))
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,11 +105,7 @@ class NftConfig:
 
     def networks(self, version: int) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
         """The prefixes of one family, those inside others left out: nft refuses overlaps."""
-        if version == 4:
-            four = [ipaddress.IPv4Network(p) for p in self.prefixes if ":" not in p]
-            return tuple(ipaddress.collapse_addresses(four))
-        six = [ipaddress.IPv6Network(p) for p in self.prefixes if ":" in p]
-        return tuple(ipaddress.collapse_addresses(six))
+        return _networks(self.prefixes, version)
 
     def patterns(self) -> tuple[str, ...]:
         """Access patterns, those that another covers left out: a packet must match one only."""
