@@ -111,7 +111,7 @@ def test_a_block_that_grows_is_told_anew_as_one_record() -> None:
     assert blocks.add(flow(8, 20)) == 0
     second = blocks.take(T + 15 * S, T + 15 * S)
     third = blocks.take(T + 90 * S, T + 90 * S)
-    ids = [each["record_id"].tolist() for each in (first, second, third)]
+    ids = [list(map(bytes, each["record_id"])) for each in (first, second, third)]
     assert ids[0] == ids[1] == ids[2]
     ends = [int(each["end_ns"][0]) - T for each in (first, second, third)]
     assert ends == [5 * S, 15 * S, 20 * S]  # proven up to the window's end, and no further
