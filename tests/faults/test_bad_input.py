@@ -139,9 +139,11 @@ def test_a_full_spool_drops_the_oldest_and_says_exactly_what(
         assert 0 < stored < octets + marker
         lost_rows = (octets + marker - stored) / 128
         assert lost_rows == int(lost_rows), "whole datagrams"
-        assert line.rows(
+        (gaps,) = line.rows(
             "SELECT count() AS n FROM ingest_ledger WHERE collector = 'full' AND verdict = 'gap'"
-        ) == [{"n": 1}]
+        )
+        # Batches dropped one after the other are one; a slow machine drops another while it sends.
+        assert 1 <= gaps["n"] < collector.metric("spool_batches_total", fate="dropped")
 
 
 def test_a_batch_damaged_on_disk_is_set_aside_and_told(line: World, foreign: pki.Issued) -> None:
