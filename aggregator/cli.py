@@ -278,7 +278,7 @@ def billing_export(
     """One row for each subscriber, for the billing run. A file appears only when it is whole.
 
     With --octets four columns more: sessions whose octets agree, differ and cannot be judged, and
-    how they differ. It takes several times as long.
+    how they differ. It asks several statements more for each subscriber whose NAS counts.
 
     Example: tallyhold billing export --period 2026-11 --format csv --output november.csv
     """
