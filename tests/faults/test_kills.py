@@ -66,7 +66,7 @@ DAY: Final = day_of(
         # one host before, one only within the collector's absence, one after; behind the NAT
         2: (
             Connect(0.3, v4=nat_v4(2)),
-            Fetch(2, "tls", ("news.example",), 20_000, times=3),
+            Fetch(0.8, "tls", ("news.example",), 20_000, times=3),  # its window ends before 6
             Fetch(6.7, "http", ("bank.example",), 30_000, times=5),
             Fetch(22, "tls", ("mail.example",), 20_000, times=3),
             Disconnect(29),
