@@ -57,8 +57,8 @@ _TICK_NS: Final = SECOND_NS
 _CHECK_NS: Final = 5 * SECOND_NS
 """How often the journal says that the collector runs, which bounds the gap after a SIGKILL, and
 how often the kernel's table is looked after, which bounds what a flushed ruleset costs."""
-_FLOWS: Final = range(16)
-"""Batches of ended flows that a window waits for: as many as the largest buffer holds."""
+_TURNS: Final = range(16)
+"""Batches that a closing window waits for: ended flows are no more in the largest buffer."""
 _DRAIN_S, _DRAINS = 0.5, range(20)
 
 
@@ -184,14 +184,14 @@ class Collector:
         if self.keeper.held and not self._commit(self.keeper.held):
             return
         self._receive(0)
-        any(self._end_flows() for _ in _FLOWS)
+        any(self._end_flows() for _ in _TURNS)
         self.keeper.lose(self.counters.read(self.trackers.volume))
         try:
             self.trackers.links.observe(self.sources.read_links())
         except LinksUnavailable as error:  # counters go on: the next reading has it all
             log.error("the interfaces could not be read: %s", error.strerror)
         self.trackers.reconcile()  # before flows hear of what came after the reading
-        self._receive(0)  # of a session that began meanwhile the reading may have packets
+        any(not self._receive(0) for _ in _TURNS)  # the reading has packets of sessions begun then
         self._dump()
         now = self._now()
         start, end = self.window.bounds(now)
@@ -244,8 +244,8 @@ class Collector:
         polled = self.details.is_polled or self.conntrack.is_watched
         return wait_s(now, [self._tick_at, self._dump_at, end_at, *gathered], polled)
 
-    def _receive(self, most_s: float) -> None:
-        """Wait for what comes, at most so long, and take it from those that have it, in pieces."""
+    def _receive(self, most_s: float) -> bool:
+        """Wait for what comes, at most so long, and take it in pieces; whether anything came."""
         flows = (self.conntrack.fileno(),) if self._monotonic() >= self._flows_at else ()
         exports = self.exports.descriptors
         ready = self.sources.select(most_s, (*flows, *exports))
@@ -257,6 +257,7 @@ class Collector:
             self.survive(self.trackers.observed, event)
         if ready.intersection(flows) or self.conntrack.is_watched:
             self._end_flows()
+        return bool(ready)
 
     def _end_flows(self) -> bool:
         """Take flows that ended, at most a batch; false where more may wait."""
