@@ -27,8 +27,7 @@ SETTLE_US: Final = 15 * 60 * 1_000_000
 """From telling ingest that a partition is closed until no insert into it can be under way: ingest
 asks again after 60 s, and an insert that hangs is given up within minutes."""
 CAP: Final = 40
-"""Partitions of one run. Six classes and a day's service give five or six; more than a week's worth
-at once is a new policy or a wrong clock, which somebody should see."""
+"""Partitions of one run: a week's. More at once is a new policy or a wrong clock, worth a look."""
 
 _DESTROYED: Final = frozenset({Step.DROPPED, Step.PENDING, Step.FINAL})
 
@@ -201,9 +200,10 @@ class _View:
             )  # fmt: skip
         until = retain_until(partition.place, self._policy.period(name))
         opens = until + OPEN_US
-        closed = self._known.closed
+        closed, is_told = self._known.closed, True
         if closed is not None:
             told = closed[name].since(partition.place) if name in closed else None
+            is_told = told is not None
             opens = max(opens, (self._now_us if told is None else told) + SETTLE_US)
         reason = ""
         if not self._trusted:
@@ -213,7 +213,8 @@ class _View:
         elif self._now_us < until:
             reason = f"its period ends {iso(until)}"
         elif self._now_us < opens:
-            reason = f"closed for writing; open for destruction from {iso(opens)}"
+            state = "closed" if is_told else "to be closed"
+            reason = f"{state} for writing; open for destruction from {iso(opens)}"
         return Decision(
             partition, store, Action.KEEP, reason, until, opens, until + GRACE_US, meeting
         )

@@ -18,6 +18,7 @@ import time
 import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -218,10 +219,11 @@ def destroy(office: Office, story: Story, say: Say) -> None:
         waiting = _live(office)
         if not waiting:
             break
-        move(office, story, min(_time(each["retain_until"]) for each in waiting), say)
-        _wait(lambda: _opens(office) == _opens(office), "ingest told that writing is closed")
+        end = min(_time(each["retain_until"]) for each in waiting)
+        move(office, story, end, say)
+        _wait(partial(_is_closed, office, end), "ingest told that writing is closed")
         say("  its period is over: closed for writing, a day is left for what is on its way")
-        move(office, story, _time(_opens(office)), say)
+        move(office, story, min(_time(each["opens"]) for each in _live(office)), say)
         plan = office.ask("dora", "purge", "plan")
         due = len(_due(plan))
         if not due:
@@ -272,9 +274,11 @@ def _live(office: Office) -> list[dict[str, Any]]:
     return [each for each in plan["decisions"] if each["store"] == "live"]
 
 
-def _opens(office: Office) -> str:
-    """When the next partition may be destroyed; moves with the clock until ingest is told."""
-    return str(min(each["opens"] for each in _live(office)))
+def _is_closed(office: Office, end: float) -> bool:
+    """Whether ingest was told of all whose period had ended by then."""
+    kept = [each for each in _live(office) if each["action"] == "keep"]
+    over = [each for each in kept if _time(each["retain_until"]) <= end]
+    return all(each["reason"].startswith("closed for writing") for each in over)
 
 
 def _time(text: str) -> float:

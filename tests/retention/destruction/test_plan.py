@@ -164,8 +164,10 @@ def test_ingest_has_to_know_for_a_while_that_a_place_is_closed() -> None:
     untold = decided(late, known=Knowledge(closed={}))
     assert untold.action is Action.KEEP
     assert untold.opens_us == late + SETTLE_US
+    assert untold.reason.startswith("to be closed for writing; open")
     told = Knowledge(closed={"visit": Closure(20260102, 0, late)})
-    assert decided(late + SETTLE_US - 1, known=told).action is Action.KEEP
+    waiting = decided(late + SETTLE_US - 1, known=told)
+    assert waiting.action is Action.KEEP and waiting.reason.startswith("closed for writing; open")
     assert decided(late + SETTLE_US, known=told).action is Action.DROP
     long_ago = Knowledge(closed={"visit": Closure(20260120, 20260102, late)})
     assert decided(late, known=long_ago).action is Action.DROP
