@@ -212,6 +212,20 @@ class Hop:
         return "\r\n".join([*head, f"Content-Length: {len(body)}", "", body])
 
 
+def through_agent(one: Hop, two: Hop, *more: str) -> Frames:
+    """A call by way of a back-to-back agent, answered after 3 s and ended 10 s later: `one` is the
+    leg before it and `two` the one behind; `more` are headers of both INVITEs."""
+    one.invite(0, 1, *more)
+    two.invite(0.2, 1, *more)
+    two.reply(3, 200)
+    one.reply(3.05, 200)
+    one.ack(3.1)
+    two.ack(3.15)
+    one.hung_up(13.05)
+    two.hung_up(13.1)
+    return merged(one, two)
+
+
 def merged(*hops: Hop) -> Frames:
     """The frames of several hops in order of time."""
     return sorted((each for hop in hops for each in hop.frames), key=lambda each: each[0])

@@ -2,18 +2,10 @@
 
 from __future__ import annotations
 
-from tests.scenarios.sip import CORE, Frames, Hop, merged
+from tests.scenarios.sip import CORE, Frames, Hop, through_agent
 
 
 def frames() -> Frames:
     one = Hop(call_id="c1@example.net", branch="b1", origin="77")
     two = Hop(CORE, "100.64.0.8", call_id="c2@example.net", branch="b2", origin="77")
-    one.invite(0, 1)
-    two.invite(0.2, 1)
-    two.reply(3, 200)
-    one.reply(3.05, 200)
-    one.ack(3.1)
-    two.ack(3.15)
-    one.hung_up(13.05)
-    two.hung_up(13.1)
-    return merged(one, two)
+    return through_agent(one, two)

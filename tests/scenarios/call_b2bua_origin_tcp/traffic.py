@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.scenarios.sip import CORE, Frames, Hop, merged
+from tests.scenarios.sip import CORE, Frames, Hop, through_agent
 
 
 def frames() -> Frames:
@@ -16,12 +16,4 @@ def frames() -> Frames:
         transport="TCP",
         segment=100,
     )
-    one.invite(0, 1)
-    two.invite(0.2, 1)
-    two.reply(3, 200)
-    one.reply(3.05, 200)
-    one.ack(3.1)
-    two.ack(3.15)
-    one.hung_up(13.05)
-    two.hung_up(13.1)
-    return merged(one, two)
+    return through_agent(one, two)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.scenarios.sip import CORE, Frames, Hop, merged
+from tests.scenarios.sip import CORE, Frames, Hop, through_agent
 
 SESSION = "Session-ID: ab30317f1a784dc48ff824d0d3715d86;remote=00000000000000000000000000000000"
 
@@ -10,12 +10,4 @@ SESSION = "Session-ID: ab30317f1a784dc48ff824d0d3715d86;remote=00000000000000000
 def frames() -> Frames:
     one = Hop(call_id="c1@example.net", branch="b1")
     two = Hop(CORE, "100.64.0.8", call_id="c2@example.net", branch="b2")
-    one.invite(0, 1, SESSION)
-    two.invite(0.2, 1, SESSION)
-    two.reply(3, 200)
-    one.reply(3.05, 200)
-    one.ack(3.1)
-    two.ack(3.15)
-    one.hung_up(13.05)
-    two.hung_up(13.1)
-    return merged(one, two)
+    return through_agent(one, two, SESSION)
